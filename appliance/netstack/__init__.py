@@ -1,0 +1,10 @@
+"""A TCP/IP stack: frames in, frames out. No thread, no clock, no lock of its own.
+
+wire/     formats: parse, emit, str; no state
+link/     where frames come from and go to: the TAP, a pipe in memory; recorders as decorators
+ip/       ARP, paths to a destination, fragments, ICMP
+udp.py    RFC 768
+tcp/      RFC 9293: one connection, its two halves, its timers, listeners
+timers.py deadlines, one heap
+stack.py  one host: `receive(frame, now)`, `flush(now)`, `expire(now)`, `next_deadline`
+"""

@@ -1,0 +1,1 @@
+"""The formats on the wire: parse, emit, str. No state, no clock."""

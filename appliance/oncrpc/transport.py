@@ -1,0 +1,61 @@
+"""What calls come over, and what replies go back to: a TCP connection or a UDP peer.
+
+Both sides are called with the lock of the leader held (leader.py), in a simulated world with none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One end of a transport: an address in text form ("10.0.0.5") and a port."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.address}:{self.port}"
+
+
+class Transport(Protocol):
+    """Where a reply goes. What it carries is called by `netid` (RFC 5665): "tcp" or "udp"."""
+
+    netid: str
+    peer: Endpoint
+    local: Endpoint
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        """Queue bytes of a stream, or send one datagram, made of these buffers. They are given
+        away and must not change. To a peer that is gone: nothing happens."""
+
+    def pause(self) -> None:
+        """Deliver no more until `resume`: the peer's window closes meanwhile. (Of a datagram
+        transport: nothing.)"""
+
+    def resume(self) -> None:
+        """Deliver again, first what arrived meanwhile."""
+
+    def close(self) -> None:
+        """End it in order, after everything that was sent has arrived."""
+
+    def abort(self) -> None:
+        """End it at once."""
+
+
+class StreamUser(Protocol):
+    """Whoever gets the bytes of a stream (server.py: a session)."""
+
+    def text_arrived(self, text: Sequence[memoryview]) -> None:
+        """The next bytes, in order, in pieces that stay valid and unchanged."""
+
+    def room_again(self) -> None:
+        """The queue of unsent bytes has drained."""
+
+    def ended(self) -> None:
+        """No more bytes will come; nothing more can be sent."""

@@ -1,0 +1,11 @@
+"""What a file system is, without NFS: interface, errors, the rules of POSIX, memory, host directory.
+
+interface.py  what a backend implements (start here to write one; memory.py is the example)
+errors.py     VfsError
+access.py     mode bits, squashing
+user.py       somebody who acts on a file system: every rule about who may do what, above any backend
+tree.py       the appliance's own tree: file systems mounted at paths
+handles.py    node <-> opaque handle on the wire
+memory.py     a complete file system in memory: reference, example and test oracle
+hostdir.py    a directory of the host
+"""
