@@ -45,4 +45,16 @@ that NFS clients are promised (PATH_MAX is 4096, but it is the mount path that i
 HANDLE_BYTES_MAX: Final = 56
 """A file handle on the wire: version 3 allows 64, but ESXi accepts no more than 56."""
 
+# --- exports -----------------------------------------------------------------
+
+EXPORTS_BYTES_MAX: Final = 1 * MiB
+"""One exports file: thousands of lines, and still read at once at every reload."""
+
+EXPORT_ENTRIES_MAX: Final = 10_000
+"""Pairs of a path and a client in one exports file: a client is compared with each of a path."""
+
+EXPORT_DECISIONS_MAX: Final = 4096
+"""Remembered pairs of an export and a client address: more clients than one link has, and at about
+200 bytes each no way for a peer with many addresses to fill the memory."""
+
 # --- fsimage -----------------------------------------------------------------
