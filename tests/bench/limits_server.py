@@ -5,7 +5,8 @@
 
 `tap` answers ARP, echoes UDP on port 9000 by swapping addresses in place, counts UDP on port 9001,
 and on a datagram to port 9002 writes frames of 64 KiB for two seconds, printing how many bytes a
-second the kernel took; on one to port 9003 it prints how many bytes came to 9001. `tcp` serves 9000 (echo), 9001 (sink) and 9002 (source), one connection after another.
+second the kernel took; on one to port 9003 it prints how many bytes came to 9001. `tcp` serves
+9000 (echo), 9001 (sink) and 9002 (source), one connection after another.
 """
 
 from __future__ import annotations
