@@ -1,0 +1,1 @@
+"""mountd: hands out the file handles with which everything else begins."""
