@@ -14,6 +14,91 @@ MiB: Final = 1 << 20
 
 # --- netstack ----------------------------------------------------------------
 
+# --- tcp ---------------------------------------------------------------------
+
+TCP_CONNECTIONS_MAX: Final = 4096
+"""Connections in any state but CLOSED: hundreds of clients with many mounts, some 4 KiB each."""
+
+TCP_SYN_BACKLOG: Final = 128
+"""Half-open connections of one listener. Beyond it the oldest is forgotten: under a flood of SYNs an
+honest handshake, which takes a millisecond, still gets through."""
+
+TCP_RECEIVE_BYTES: Final = 4 * MiB
+"""Text of one connection that we promise to take: four WRITE calls of the largest size."""
+
+TCP_RECEIVE_TOTAL_BYTES_MAX: Final = 256 * MiB
+"""Text of all connections that waits for its user, and out-of-order text. A busy peer's text is
+taken at once and does not count; beyond this, windows close and what still comes is dropped."""
+
+TCP_PIECE_BYTES_MIN: Final = 256
+"""What one piece of waiting text is charged at least: the objects around a single byte cost that."""
+
+TCP_OUT_OF_ORDER_PIECES_MAX: Final = 2048
+"""Out-of-order pieces of one connection: a window of plain frames behind one that was lost."""
+
+TCP_SEND_ROOM_BYTES: Final = 4 * MiB
+"""Unacknowledged text beyond which a connection is crowded: `room_again` follows when half of it
+has been acknowledged."""
+
+TCP_PIECES_MAX: Final = 512
+"""Pieces of text in one packet, half of what one writev takes (IOV_MAX); more are joined first."""
+
+TCP_MSS_DEFAULT: Final = 536
+"""A peer that sends no MSS option (RFC 9293 section 3.7.1)."""
+
+TCP_MSS_MIN: Final = 88
+"""The least MSS we believe: what is smaller makes us send more headers than text."""
+
+TCP_RTO_INITIAL: Final = 1 * SECOND
+"""RFC 6298 (2.1)."""
+
+TCP_RTO_AFTER_SYN_LOSS: Final = 3 * SECOND
+"""RFC 6298 (5.7): a SYN that got lost, or a round trip of more than the initial value."""
+
+TCP_RTO_MIN: Final = 200 * MILLISECOND
+"""RFC 6298 (2.4) says one second, for the clocks of 1988. The common systems use 200 ms, which is
+as long as their acknowledgements may be delayed; a lost last segment of a reply costs one of it."""
+
+TCP_RTO_MAX: Final = 60 * SECOND
+"""RFC 6298 (2.5)."""
+
+TCP_GIVE_UP_AFTER: Final = 300 * SECOND
+"""No sign of life while something is unacknowledged (R2 of RFC 9293 section 3.8.3: 100 s or more)."""
+
+TCP_SYN_GIVE_UP_AFTER: Final = 180 * SECOND
+"""An active open without an answer (RFC 9293 MUST-23: three minutes or more)."""
+
+TCP_SYN_RECEIVED_MAX: Final = 60 * SECOND
+"""A half-open connection whose third segment does not come."""
+
+TCP_ORPHAN_AFTER: Final = 60 * SECOND
+"""A connection that its user has closed: in FIN-WAIT-2 altogether, in FIN-WAIT-1, CLOSING and
+LAST-ACK without progress. Nobody is left who could wait for it."""
+
+TCP_TIME_WAIT: Final = 60 * SECOND
+"""2 MSL: nothing lives in a network for more than 30 seconds."""
+
+TCP_KEEPALIVE_IDLE: Final = 7200 * SECOND
+"""RFC 9293 MUST-28: keep-alives start after two hours, unless the user says otherwise."""
+
+TCP_KEEPALIVE_INTERVAL: Final = 75 * SECOND
+TCP_KEEPALIVE_PROBES: Final = 9
+"""Then this many unanswered probes, so far apart, end the connection."""
+
+TCP_DELAYED_ACK: Final = 40 * MILLISECOND
+"""An acknowledgement waits this long for text to ride on (RFC 9293 MUST-40: under half a second)."""
+
+TCP_CHALLENGES_PER_SECOND_MAX: Final = 10
+"""Answers of one connection to segments that look forged (RFC 5961 section 7). Counted for each
+connection: a common count would tell an attacker about connections that are not his."""
+
+TCP_RESETS_PER_SECOND_MAX: Final = 1000
+"""Resets for segments that belong to no connection."""
+
+assert TCP_RTO_INITIAL <= TCP_RTO_AFTER_SYN_LOSS <= TCP_RTO_MAX < TCP_GIVE_UP_AFTER
+assert TCP_DELAYED_ACK < TCP_RTO_MIN
+assert TCP_RECEIVE_BYTES < TCP_RECEIVE_TOTAL_BYTES_MAX
+
 # --- oncrpc ------------------------------------------------------------------
 
 CALL_DATA_BYTES_MAX: Final = 1 * MiB
@@ -21,6 +106,13 @@ CALL_DATA_BYTES_MAX: Final = 1 * MiB
 
 CALL_BYTES_MAX: Final = CALL_DATA_BYTES_MAX + 64 * KiB
 """One RPC record: the data and everything around it, with room for long paths and credentials."""
+
+AUTH_BODY_BYTES_MAX: Final = 400
+"""Body of a credential or verifier (RFC 5531 section 8.2)."""
+
+MACHINE_NAME_BYTES_MAX: Final = 255
+CREDENTIAL_GIDS_MAX: Final = 16
+"""Of AUTH_SYS (RFC 5531 appendix A)."""
 
 # --- threads -----------------------------------------------------------------
 
@@ -44,6 +136,16 @@ that NFS clients are promised (PATH_MAX is 4096, but it is the mount path that i
 
 HANDLE_BYTES_MAX: Final = 56
 """A file handle on the wire: version 3 allows 64, but ESXi accepts no more than 56."""
+
+NODE_HANDLE_BYTES_MAX: Final = HANDLE_BYTES_MAX - 13
+"""What a file system may use of it: the rest says which version, export and file system."""
+
+SYMLINK_BYTES_MAX: Final = 4095
+"""The text of a symbolic link: what Linux follows (PATH_MAX less the NUL)."""
+
+DIRECTORY_DEPTH_MAX: Final = 10_000
+"""How far up a rename looks for the directory that it moves: no honest tree is so deep, and a
+damaged one may have a loop."""
 
 # --- exports -----------------------------------------------------------------
 
