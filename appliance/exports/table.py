@@ -11,7 +11,7 @@ import ipaddress
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from appliance import limits
 from appliance.exports.clients import EVERYBODY, Client, Resolver
@@ -19,7 +19,6 @@ from appliance.exports.grammar import normal_path, quote
 from appliance.exports.options import AUTH_NONE, AUTH_SYS, Access, Options
 
 _MAPPED: Final = ipaddress.ip_address("::ffff:0.0.0.0").packed[:12]
-_UNDECIDED: Final[Any] = object()
 
 
 def export_id(path: bytes) -> int:
@@ -77,23 +76,27 @@ class ExportTable:
 
     def by_id(self, number: int, client_address: bytes) -> Export | None:
         """The export that a file handle of this client names; None: not (or no longer) for it."""
-        key = (number, client_address)
-        decided = self._decided.get(key, _UNDECIDED)
-        if decided is not _UNDECIDED:
-            return decided
-        if number not in self._by_id:  # not remembered: a peer can make up any number of these
+        try:
+            return self._decided[number, client_address]
+        except KeyError:
+            return self._decide(number, client_address)
+
+    def _decide(self, number: int, client_address: bytes) -> Export | None:
+        """Find out, and remember; not for a made-up number, of which a peer has any amount."""
+        if number not in self._by_id:
             return None
         if len(self._decided) >= limits.EXPORT_DECISIONS_MAX:
             self._decided.clear()
-        export = self._decided[key] = self._decide(number, client_address)
-        return export
-
-    def _decide(self, number: int, client_address: bytes) -> Export | None:
-        """The most specific entry that is for this client; the first of those in the file."""
         address = client_address
         if len(address) == 16:
             address = address.removeprefix(_MAPPED)
-        for export in sorted(self._by_id[number], key=lambda export: export.client.kind):
+        export = self._most_specific(self._by_id[number], address)
+        self._decided[number, client_address] = export
+        return export
+
+    def _most_specific(self, entries: tuple[Export, ...], address: bytes) -> Export | None:
+        """The entry that counts for a client: by kind first, then by its place in the file."""
+        for export in sorted(entries, key=lambda export: export.client.kind):
             if export.client.matches(address, self._resolver):
                 return export
         return None
