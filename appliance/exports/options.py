@@ -11,11 +11,12 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from appliance.exports.grammar import normal_path, quote
 from appliance.exports.problems import Report
+from appliance.vfs.access import NOBODY, SquashRules
 
 AUTH_NONE: Final = 0
 AUTH_SYS: Final = 1
@@ -30,8 +31,6 @@ FLAVORS: Final = {
     "krb5p": 390005,
 }
 SERVED: Final = (AUTH_SYS, AUTH_NONE)
-NOBODY: Final = 65534
-"""The uid and gid of somebody who was squashed, unless anonuid and anongid say otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +38,7 @@ class Access:
     """What callers of one security flavor may do, and who they become."""
 
     read_only: bool = True
-    root_squash: bool = True
-    all_squash: bool = False
-    anonuid: int = NOBODY
-    anongid: int = NOBODY
+    squash: SquashRules = field(default_factory=SquashRules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +76,7 @@ class Options:
     def __str__(self) -> str:
         """All of them, as an option list in which nothing is left to a default."""
         sections = _sections(self.rules)
-        anonymous = self.rules[0][1] if self.rules else Access()
+        anonymous = self.rules[0][1].squash
         words = [
             "sync" if self.sync else "async",
             "secure" if self.secure else "insecure",
@@ -106,8 +102,8 @@ def _sections(rules: tuple[tuple[int, Access], ...]) -> list[str]:
     return [
         f"sec={':'.join(names)}"
         + (",ro" if access.read_only else ",rw")
-        + (",root_squash" if access.root_squash else ",no_root_squash")
-        + (",all_squash" if access.all_squash else ",no_all_squash")
+        + (",root_squash" if access.squash.root_squash else ",no_root_squash")
+        + (",all_squash" if access.squash.all_squash else ",no_all_squash")
         for names, access in sections
     ]
 
@@ -178,7 +174,7 @@ class OptionList:
     def __init__(self, before: Options, report: Report) -> None:
         self.options = before
         self._report = report
-        self._common = before.rules[0][1] if before.rules else Access()
+        self._common = before.rules[0][1]
         self._active: tuple[int, ...] = ()
         self._own_flavors = False
         self._said: dict[str, str] = {}  # setting -> the word that made it, to find contradictions
@@ -235,13 +231,10 @@ class OptionList:
 
     def _set_access(self, only: tuple[int, ...], setting: str, value: bool | int) -> None:
         """Change one setting of the flavors `only`; of all (and those to come) when it is empty."""
-        change: dict[str, Any] = {setting: value}
         if not only:
-            self._common = dataclasses.replace(self._common, **change)
+            self._common = _changed(self._common, setting, value)
         rules = [
-            (flavor, dataclasses.replace(access, **change))
-            if not only or flavor in only
-            else (flavor, access)
+            (flavor, _changed(access, setting, value) if not only or flavor in only else access)
             for flavor, access in self.options.rules
         ]
         self.options = dataclasses.replace(self.options, rules=tuple(rules))
@@ -300,3 +293,11 @@ class OptionList:
             self._report.warning(f"xprtsec={value} has no effect: there is no RPC over TLS")
         else:
             self._report.note('option "xprtsec" has no effect: there is no RPC over TLS')
+
+
+def _changed(access: Access, setting: str, value: bool | int) -> Access:
+    """`access` with one setting changed, its own or one of its squash rules."""
+    change: dict[str, Any] = {setting: value}
+    if setting == "read_only":
+        return dataclasses.replace(access, **change)
+    return dataclasses.replace(access, squash=dataclasses.replace(access.squash, **change))

@@ -17,6 +17,7 @@ from appliance import limits
 from appliance.exports.clients import EVERYBODY, Client, Resolver
 from appliance.exports.grammar import normal_path, quote
 from appliance.exports.options import AUTH_NONE, AUTH_SYS, Access, Options
+from appliance.vfs.access import SquashRules
 
 _MAPPED: Final = ipaddress.ip_address("::ffff:0.0.0.0").packed[:12]
 
@@ -58,7 +59,7 @@ class ExportTable:
     @classmethod
     def everything(cls, resolver: Resolver) -> ExportTable:
         """What holds when there is no exports file: / for everybody, with all rights."""
-        access = Access(read_only=False, root_squash=False)
+        access = Access(read_only=False, squash=SquashRules(root_squash=False))
         rules = ((AUTH_SYS, access), (AUTH_NONE, access))
         return cls([Export(b"/", EVERYBODY, Options(rules, secure=False))], resolver)
 

@@ -64,9 +64,10 @@ def test_the_sample_says_who_may_do_what(path: bytes, who: str, rights: str | No
     access = found.options.access(1) if found else None
     said = None
     if access:
-        squash = "root_squash" if access.root_squash else "no_root_squash"
-        if access.all_squash:
-            squash = f"all_squash {access.anonuid}:{access.anongid}"
+        rules = access.squash
+        squash = "root_squash" if rules.root_squash else "no_root_squash"
+        if rules.all_squash:
+            squash = f"all_squash {rules.anonuid}:{rules.anongid}"
         said = f"{'ro' if access.read_only else 'rw'} {squash}"
     assert said == rights
 

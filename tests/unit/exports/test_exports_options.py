@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from appliance.exports import AUTH_NONE, AUTH_SYS, Access, Options, Severity
+from appliance.vfs.access import SquashRules
 from tests.unit.exports.exports_helpers import error, only, table, told, warning
 
 KRB5 = 390003
@@ -25,7 +26,8 @@ def test_the_defaults_are_those_of_exportfs() -> None:
     assert Options().sync
     assert Options().secure
     assert access("") == Access(
-        read_only=True, root_squash=True, all_squash=False, anonuid=65534, anongid=65534
+        read_only=True,
+        squash=SquashRules(root_squash=True, all_squash=False, anonuid=65534, anongid=65534),
     )
 
 
@@ -34,11 +36,14 @@ def test_the_defaults_are_those_of_exportfs() -> None:
     [
         ("rw", Access(read_only=False)),
         ("ro", Access()),
-        ("no_root_squash", Access(root_squash=False)),
-        ("all_squash", Access(all_squash=True)),
-        ("all_squash,anonuid=150,anongid=100", Access(all_squash=True, anonuid=150, anongid=100)),
-        ("anonuid=-2", Access(anonuid=4294967294)),
-        ("rw,no_root_squash,no_all_squash", Access(read_only=False, root_squash=False)),
+        ("no_root_squash", Access(squash=SquashRules(root_squash=False))),
+        ("all_squash", Access(squash=SquashRules(all_squash=True))),
+        (
+            "all_squash,anonuid=150,anongid=100",
+            Access(squash=SquashRules(all_squash=True, anonuid=150, anongid=100)),
+        ),
+        ("anonuid=-2", Access(squash=SquashRules(anonuid=4294967294))),
+        ("rw,no_root_squash,no_all_squash", Access(False, SquashRules(root_squash=False))),
     ],
 )
 def test_what_callers_may_do(text: str, wanted: Access) -> None:
@@ -78,7 +83,7 @@ def test_default_options_end_with_the_line() -> None:
 def test_a_flavor_decides_what_its_callers_may_do() -> None:
     found = options("sec=krb5,rw,sec=sys,ro,all_squash")
     assert found.access(KRB5) == Access(read_only=False)
-    assert found.access(AUTH_SYS) == Access(all_squash=True)
+    assert found.access(AUTH_SYS) == Access(squash=SquashRules(all_squash=True))
     assert found.access(AUTH_NONE) is None
     assert found.flavors == (AUTH_SYS,)
 

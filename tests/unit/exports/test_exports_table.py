@@ -22,6 +22,7 @@ from appliance.exports import (
 )
 from appliance.exports.clients import EVERYBODY
 from appliance.exports.options import FLAVORS
+from appliance.vfs.access import SquashRules
 from tests.unit.exports.exports_helpers import KnownHosts, address, table, told, warning
 
 HERE = address("10.0.0.1")
@@ -95,7 +96,9 @@ def test_everything_is_the_root_for_everybody_with_all_rights() -> None:
     assert found.path == b"/"
     assert not found.options.secure
     for flavor in (AUTH_SYS, AUTH_NONE):
-        assert found.options.access(flavor) == Access(read_only=False, root_squash=False)
+        assert found.options.access(flavor) == Access(
+            read_only=False, squash=SquashRules(root_squash=False)
+        )
 
 
 def test_the_listing_has_the_names_as_written() -> None:
@@ -146,7 +149,6 @@ def test_the_length_of_a_path_is_limited() -> None:
 # Whatever a table says, the file that it prints says the same ----------------
 
 _ids = st.integers(0, (1 << 32) - 2)
-_accesses = st.builds(Access, st.booleans(), st.booleans(), st.booleans())
 _paths = st.lists(
     st.binary(min_size=1, max_size=12).filter(
         lambda part: part not in (b".", b"..") and not {0, 0x2F} & set(part)
@@ -163,13 +165,8 @@ def _options(draw: st.DrawFn) -> Options:
     )
     rules = []
     for flavor in flavors:
-        access = draw(_accesses)
-        rules.append(
-            (
-                flavor,
-                Access(access.read_only, access.root_squash, access.all_squash, anonuid, anongid),
-            )
-        )
+        squash = SquashRules(draw(st.booleans()), draw(st.booleans()), anonuid, anongid)
+        rules.append((flavor, Access(draw(st.booleans()), squash)))
     return Options(
         tuple(rules),
         sync=draw(st.booleans()),
