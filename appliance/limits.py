@@ -14,6 +14,87 @@ MiB: Final = 1 << 20
 
 # --- netstack ----------------------------------------------------------------
 
+FRAME_BYTES_MAX: Final = 65560
+"""One read of a link: the virtio-net header, the Ethernet header, and the largest IP packet."""
+
+TAP_QUEUE_FRAMES: Final = 10_000
+"""txqueuelen of a TAP that we create: the default of 1000 overruns with a few busy connections
+without offload, and each overrun costs a retransmission."""
+
+LINK_RETRY_AFTER: Final = 200 * MILLISECOND
+"""How long to wait before reading again from a link that has gone down."""
+
+PIPE_FRAMES_MAX: Final = 4096
+"""Frames under way in one direction of a pipe in memory; more are dropped, as by a switch."""
+
+ARP_NEIGHBOURS_MAX: Final = 256
+"""Neighbours known at the same time: a /24 full of clients. A flood evicts idle ones first."""
+
+ARP_RESOLVING_MAX: Final = 64
+"""Neighbours being asked for at the same time, so that packets from forged addresses cannot make
+us fill the link with broadcasts: at most this many in three seconds."""
+
+ARP_WAITING_FRAMES_MAX: Final = 64
+"""Frames that wait for one neighbour: all fragments of a 64 KiB datagram."""
+
+ARP_WAITING_BYTES_MAX: Final = 128 * KiB
+"""Their bytes: two super-frames."""
+
+ARP_TRIES_MAX: Final = 3
+"""Requests without an answer until a neighbour counts as gone."""
+
+ARP_RETRY_AFTER: Final = 1 * SECOND
+"""Time between them (RFC 1122 section 2.3.2.1: not more than one a second)."""
+
+ARP_CONFIRMED_FOR: Final = 30 * SECOND
+"""How long a neighbour's MAC is believed before it is asked again (Linux: base_reachable_time)."""
+
+ARP_LOCKED_FOR: Final = 1 * SECOND
+"""A neighbour that was just confirmed does not move to another MAC (Linux: locktime)."""
+
+ARP_PROBE_AFTER: Final = 200 * MILLISECOND
+"""Time between our probes at the start. RFC 5227 has 1 to 2 s; a test server may live shorter."""
+
+ARP_ANNOUNCE_AFTER: Final = 2 * SECOND
+"""Time between our two announcements (RFC 5227: ANNOUNCE_INTERVAL)."""
+
+ARP_DEFEND_AFTER: Final = 10 * SECOND
+"""Time between two defences of our address (RFC 5227: DEFEND_INTERVAL)."""
+
+PATHS_MAX: Final = 1024
+"""Destinations whose headers are kept ready; the one not used for longest gives way."""
+
+PATH_MTU_MIN: Final = 552
+"""No router may talk us into smaller packets (Linux: min_pmtu); a forged message could otherwise
+make every segment a tiny one."""
+
+PATH_MTU_LEARNT_FOR: Final = 600 * SECOND
+"""A smaller path MTU is forgotten after so long (RFC 1191 section 6.3)."""
+
+FRAGMENT_BYTES_MAX: Final = 4 * MiB
+"""Memory for datagrams that are not yet complete: 64 of the largest."""
+
+FRAGMENT_FLOWS_MAX: Final = 256
+"""Datagrams that are not yet complete; the oldest gives way."""
+
+FRAGMENT_PIECES_MAX: Final = 256
+"""Fragments of one datagram: 64 KiB over a link with an MTU of 296 (the smallest in use)."""
+
+FRAGMENT_OVERHEAD_BYTES: Final = 128
+"""What a fragment costs beside its data; charged, so that tiny ones are not free."""
+
+FRAGMENT_WAITS: Final = 30 * SECOND
+"""How long a datagram may take to become complete (Linux: ipfrag_time)."""
+
+ICMP_ERRORS_PER_SECOND: Final = 100
+"""Errors that we report, on average: diagnosis needs few, and a flood must not echo."""
+
+ICMP_ERRORS_BURST: Final = 50
+"""And at once."""
+
+UDP_PORTS_MAX: Final = 64
+"""Bound UDP ports: those of our own services."""
+
 # --- tcp ---------------------------------------------------------------------
 
 TCP_CONNECTIONS_MAX: Final = 4096
@@ -160,3 +241,37 @@ EXPORT_DECISIONS_MAX: Final = 4096
 200 bytes each no way for a peer with many addresses to fill the memory."""
 
 # --- fsimage -----------------------------------------------------------------
+
+PARTITIONS_MAX: Final = 128
+"""Partitions of one disk: what a GPT holds unless somebody asked for more, and far above what an
+MBR's chain of logical partitions reaches in practice."""
+
+GPT_BYTES_MAX: Final = 1 * MiB
+"""The GPT's array of entries: 128 entries of 128 bytes are 16 KiB; a header may claim 16 TiB."""
+
+OVERLAY_BYTES_MAX: Final = 1024 * MiB
+"""Blocks changed in memory over an image: the largest journal that mke2fs makes is 1 GiB, and the
+copy of a replayed one has to fit."""
+
+METADATA_CACHE_BYTES_MAX: Final = 64 * MiB
+"""Blocks of inode tables, group descriptors and block maps: all of a tree of a million files."""
+
+BLOCK_MAP_CACHE_MAX: Final = 4096
+"""Pieces of block maps that are kept decoded (one is at most some 340 extents, 40 KiB)."""
+
+NODE_CACHE_MAX: Final = 65_536
+"""Inodes that are kept decoded: about 1 KiB each."""
+
+NAME_CACHE_MAX: Final = 131_072
+"""Names that were looked up: about 250 bytes each."""
+
+DIRECTORY_CACHE_ENTRIES_MAX: Final = 131_072
+"""Directory entries that are kept decoded and in order: about 400 bytes each, and they hold their
+inodes."""
+
+DIRECTORY_LINEAR_BYTES_MAX: Final = 64 * MiB
+"""A directory without an index has to be sorted whole before its first entry can be listed: at
+64 MiB (about 2 million names) that takes some 15 seconds. An indexed one is sorted leaf by leaf."""
+
+COMPLAINTS_MAX: Final = 1000
+"""Different sentences about a damaged image that are logged: a damaged disk has one a block."""

@@ -1,9 +1,9 @@
-"""What a file system is, without NFS: interface, errors, the rules of POSIX, memory, host directory.
+"""What a file system is, without NFS: interface, rules, memory, host directory.
 
 interface.py  what a backend implements (start here to write one; memory.py is the example)
 errors.py     VfsError
 access.py     mode bits, squashing
-user.py       somebody who acts on a file system: every rule about who may do what, above any backend
+user.py       somebody who acts on a file system: every rule about who may do what, once
 tree.py       the appliance's own tree: file systems mounted at paths
 handles.py    node <-> opaque handle on the wire
 memory.py     a complete file system in memory: reference, example and test oracle

@@ -1,6 +1,7 @@
 """Why a file system said no: one exception, one enumeration.
 
-The names are those of errno(3) without the E. Every protocol maps them once (nfsd/v3/attributes.py).
+The names are those of errno(3) without the E. Every protocol maps them once
+(nfsd/v3/attributes.py).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The contract between a file system and whoever serves it.
 
 A backend implements FileSystem and Node. It stores; it does not judge: permissions, name rules and
-the order of checks are in user.py, once, above every backend. So a backend may assume that names are
-valid (1..NAME_BYTES_MAX bytes, no "/" and no NUL, never "." or ".."), that a directory is a directory
-where one is needed, that the file system is not read-only when something is changed, and that the
-caller may do what it asks.
+the order of checks are in user.py, once, above every backend. So a backend may assume that names
+are valid (1..NAME_BYTES_MAX bytes, no "/" and no NUL, never "." or ".."), that a directory is a
+directory where one is needed, that the file system is not read-only when something is changed, and
+that the caller may do what it asks.
 
 Every method may raise VfsError. A method that fails has changed nothing.
 
@@ -51,7 +51,8 @@ class FileType(IntEnum):
 @dataclass(slots=True)
 class Attributes:
     """What is known of a node at one moment. Never changed after it was made: a node whose
-    attributes change gets a new one, so that two reads that return the same object mean "unchanged".
+    attributes change gets a new one, so that two reads that return the same object mean
+    "unchanged".
     """
 
     type: FileType
@@ -172,17 +173,17 @@ class FileSystem(ABC):
     def statistics(self) -> Statistics:
         """How full it is."""
 
-    def commit(self) -> None:
+    def commit(self) -> None:  # noqa: B027 (nothing to do where nothing lasts)
         """Return when everything that has been done is durable."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (likewise)
         """Make everything durable and let go of the storage. The last call."""
 
 
 class Node(ABC):
     """A file, directory, symbolic link, device, FIFO or socket.
 
-    `handle`: opaque bytes (at most limits.HANDLE_BYTES_MAX - 13) that name this node for ever.
+    `handle`: opaque bytes (1 to limits.NODE_HANDLE_BYTES_MAX) that name this node for ever.
     Two Node objects may stand for the same node; `handle` tells.
     """
 
@@ -199,7 +200,7 @@ class Node(ABC):
     def set_attributes(self, changes: SetAttributes) -> None:
         """Change attributes, all or none. A new size truncates or extends with zeros."""
 
-    def commit(self) -> None:
+    def commit(self) -> None:  # noqa: B027 (nothing to do where nothing lasts)
         """Return when this node, its data and, of a directory, its entries are durable."""
 
     # Regular files.
@@ -261,3 +262,8 @@ class Node(ABC):
 
         NOENT; of a replaced directory NOTEMPTY; the rest has been checked by the caller.
         """
+
+
+def same_node(one: Node, other: Node) -> bool:
+    """Whether two Node objects stand for the same node."""
+    return one is other or (one.filesystem is other.filesystem and one.handle == other.handle)

@@ -1,0 +1,115 @@
+"""Who may do what: POSIX mode bits, the identity of a caller, and squashing.
+
+A credential is what the server believes of a caller after squashing. User id 0 is the superuser, as
+for Linux's nfsd: it passes every check but one (executing a file that nobody may execute).
+Everybody else falls into exactly one class of a file (owner, group, others), and only the bits of
+that class count: an owner without permission is refused even where others are not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from appliance.vfs.interface import Attributes, FileType
+
+READ: Final = 4
+WRITE: Final = 2
+EXECUTE: Final = 1
+"""The three rights; of a directory EXECUTE is the right to search it."""
+
+SET_UID: Final = 0o4000
+SET_GID: Final = 0o2000
+STICKY: Final = 0o1000
+GROUP_EXECUTE: Final = 0o010
+
+NOBODY: Final = 65534
+"""The user and group that squashed callers become unless the export says otherwise."""
+
+_DIRECTORY: Final = FileType.DIRECTORY
+_ANYBODY_EXECUTES: Final = 0o111
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A caller: user id, group id and the supplementary groups."""
+
+    uid: int
+    gid: int
+    groups: frozenset[int] = frozenset()
+
+    @property
+    def is_superuser(self) -> bool:
+        return self.uid == 0
+
+    def in_group(self, gid: int) -> bool:
+        """Whether `gid` is one of the caller's groups."""
+        return gid == self.gid or gid in self.groups
+
+
+@dataclass(frozen=True, slots=True)
+class SquashRules:
+    """Whom an export takes for somebody else, and for whom. The defaults are those of
+    exports(5)."""
+
+    root_squash: bool = True
+    all_squash: bool = False
+    anonuid: int = NOBODY
+    anongid: int = NOBODY
+
+    @property
+    def anonymous(self) -> Credential:
+        """Who a caller without an identity (AUTH_NONE) is."""
+        return Credential(self.anonuid, self.anongid)
+
+
+def squash(credential: Credential, rules: SquashRules) -> Credential:
+    """The identity that `credential` has under `rules`."""
+    if rules.all_squash:
+        return rules.anonymous
+    if not rules.root_squash:
+        return credential
+    uid, gid, groups = credential.uid, credential.gid, credential.groups
+    if uid != 0 and gid != 0 and 0 not in groups:
+        return credential
+    return Credential(
+        uid or rules.anonuid,
+        gid or rules.anongid,
+        frozenset(group or rules.anongid for group in groups),
+    )
+
+
+def rights(credential: Credential, attributes: Attributes) -> int:
+    """Which of READ, WRITE and EXECUTE the mode bits give."""
+    mode = attributes.mode
+    uid = credential.uid
+    if uid == 0:
+        if mode & _ANYBODY_EXECUTES or attributes.type is _DIRECTORY:
+            return READ | WRITE | EXECUTE
+        return READ | WRITE
+    if uid == attributes.uid:
+        return mode >> 6 & 7
+    gid = attributes.gid
+    if gid == credential.gid or gid in credential.groups:
+        return mode >> 3 & 7
+    return mode & 7
+
+
+def owns(credential: Credential, attributes: Attributes) -> bool:
+    """Whether the caller may do what is the owner's alone."""
+    return credential.uid in (0, attributes.uid)
+
+
+def may_unlink(credential: Credential, directory: Attributes, entry: Attributes) -> bool:
+    """The rule of the sticky bit: there, an entry is removed by its owner or the directory's."""
+    return not directory.mode & STICKY or owns(credential, entry) or credential.uid == directory.uid
+
+
+def without_set_id(mode: int) -> int:
+    """`mode` after a change of owner or content: it must not run with its owner's rights any more.
+
+    Set-group-id without group execution is left alone: it marks mandatory locking, not a program.
+    """
+    if mode & GROUP_EXECUTE:
+        mode &= ~SET_GID
+    return mode & ~SET_UID

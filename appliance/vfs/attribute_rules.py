@@ -1,0 +1,100 @@
+"""SETATTR's rules: which attributes a caller may change, and what else changes with them.
+
+The rules are those of chmod(2), chown(2), truncate(2) and utimensat(2) as Linux keeps them:
+
+    mode     the owner; set-group-id is lost where the owner is not in the file's group
+    uid      the superuser; the owner may "change" it to what it is
+    gid      the superuser; the owner, to a group that he is in
+    size     who may write; the owner may whatever the mode says (he may have the file open)
+    times    explicit ones: the owner; the present time: also who may write
+
+Giving a file away, or changing its content, takes set-user-id and set-group-id from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from appliance.vfs import access
+from appliance.vfs.access import Credential
+from appliance.vfs.errors import Code, VfsError
+from appliance.vfs.interface import Attributes, FileType, SetAttributes, SetTime
+
+_NOTHING: Final = SetAttributes()
+_PERMISSION_BITS: Final = 0o7777
+
+
+def permitted_changes(
+    credential: Credential, before: Attributes, changes: SetAttributes, now_ns: int
+) -> SetAttributes:
+    """What to change in fact if `credential` asks for `changes`: with the present time filled in
+    and the bits cleared that must go. PERM, ACCES, INVAL, ISDIR; nothing to do gives no changes."""
+    if changes == _NOTHING:
+        return changes
+    _check_owner(credential, before, changes)
+    _check_ownership(credential, before, changes)
+    _check_size(before, changes)
+    _check_writer(credential, before, changes)
+    return replace(
+        changes,
+        mode=_mode_after(credential, before, changes),
+        atime_ns=now_ns if changes.atime_ns is SetTime.NOW else changes.atime_ns,
+        mtime_ns=now_ns if changes.mtime_ns is SetTime.NOW else changes.mtime_ns,
+    )
+
+
+def _check_owner(credential: Credential, before: Attributes, changes: SetAttributes) -> None:
+    owner_only = (
+        changes.mode is not None
+        or isinstance(changes.atime_ns, int)
+        or isinstance(changes.mtime_ns, int)
+    )
+    if owner_only and not access.owns(credential, before):
+        raise VfsError(Code.PERM, "not the owner")
+
+
+def _check_ownership(credential: Credential, before: Attributes, changes: SetAttributes) -> None:
+    if credential.is_superuser:
+        return
+    owner = credential.uid == before.uid
+    uid, gid = changes.uid, changes.gid
+    if uid is not None and not (owner and uid == before.uid):
+        raise VfsError(Code.PERM, "chown")
+    if gid is not None and not (owner and (gid == before.gid or credential.in_group(gid))):
+        raise VfsError(Code.PERM, "chgrp")
+
+
+def _check_size(before: Attributes, changes: SetAttributes) -> None:
+    if changes.size is None or before.type is FileType.REGULAR:
+        return
+    raise VfsError(Code.ISDIR if before.type is FileType.DIRECTORY else Code.INVAL, "size")
+
+
+def _check_writer(credential: Credential, before: Attributes, changes: SetAttributes) -> None:
+    writes = (
+        changes.size is not None
+        or changes.atime_ns is SetTime.NOW
+        or changes.mtime_ns is SetTime.NOW
+    )
+    if not writes or access.owns(credential, before):
+        return
+    if not access.rights(credential, before) & access.WRITE:
+        raise VfsError(Code.ACCES)
+
+
+def _mode_after(credential: Credential, before: Attributes, changes: SetAttributes) -> int | None:
+    """The mode to set: the one asked for, or one that other changes bring about, or None."""
+    mode = before.mode if changes.mode is None else changes.mode & _PERMISSION_BITS
+    privileged = credential.is_superuser
+    is_directory = before.type is FileType.DIRECTORY
+    if changes.mode is not None:
+        gid = before.gid if changes.gid is None else changes.gid
+        if not privileged and not credential.in_group(gid):
+            mode &= ~access.SET_GID
+    gives_away = changes.uid is not None or changes.gid is not None
+    if gives_away and not is_directory:
+        mode = access.without_set_id(mode)
+    if changes.size is not None and not privileged:
+        mode = access.without_set_id(mode)
+    return None if changes.mode is None and mode == before.mode else mode

@@ -1,0 +1,159 @@
+"""The appliance's own file tree: file systems mounted at paths, as in a kernel.
+
+A mount covers a directory: whoever comes to the covered directory goes on at the root of the file
+system that covers it (`cross`), and ".." from there leads to the directory above the covered one
+(`covered_by`). Where nothing is mounted at "/", a small read-only directory tree holds the way to
+the mount points. It looks the same after every start on the same mounts, so handles of it stay
+good.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterable
+from typing import Final
+
+from appliance.clock import Clock
+from appliance.limits import MiB
+from appliance.vfs.errors import Code, VfsError
+from appliance.vfs.interface import FileSystem, FileType, NewNode, Node
+from appliance.vfs.memory import MemoryFileSystem
+
+ROOT_FSID: Final = 1
+"""The identity of the tree that leads to the mount points."""
+
+
+class Tree:
+    """File systems, and where they are mounted. Built before it is served, then only read."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._way = MemoryFileSystem(
+            1 * MiB, fsid=ROOT_FSID, clock=clock, random=random.Random(ROOT_FSID)
+        )
+        self._way.read_only = True
+        self._root: FileSystem = self._way
+        self._mounted: list[FileSystem] = []
+        self._by_fsid: dict[int, FileSystem] = {ROOT_FSID: self._way}
+        self._covers: dict[tuple[int, bytes], FileSystem] = {}
+        self._covered: dict[int, Node] = {}
+
+    @classmethod
+    def of(cls, mounts: Iterable[tuple[str, FileSystem]], clock: Clock) -> Tree:
+        """A tree with these mounts, given in any order."""
+        tree = cls(clock)
+        for path, filesystem in sorted(mounts, key=lambda mount: _components(mount[0])):
+            tree.mount(path, filesystem)
+        return tree
+
+    def mount(self, path: str, filesystem: FileSystem) -> None:
+        """Mount at `path`, which comes after what it is mounted on.
+
+        EXIST: something is mounted there, or this file system is already. NOENT, NOTDIR: no such
+        directory in the file system that is mounted above. INVAL: "/" after others.
+        """
+        if filesystem.fsid in self._by_fsid:
+            raise VfsError(Code.EXIST, f"{path}: this file system is mounted already")
+        names = _components(path)
+        if not names:
+            self._mount_root(filesystem)
+        else:
+            self._mount_below(path, names, filesystem)
+        self._by_fsid[filesystem.fsid] = filesystem
+        self._mounted.append(filesystem)
+
+    def _mount_root(self, filesystem: FileSystem) -> None:
+        if self._mounted:
+            raise VfsError(Code.INVAL, "/ has to be mounted before what is below it")
+        self._root = filesystem
+        del self._by_fsid[ROOT_FSID]
+
+    def _mount_below(self, path: str, names: list[bytes], filesystem: FileSystem) -> None:
+        node = self.root()
+        for name in names:
+            node = self.cross(self._step(path, node, name))
+        if node.attributes().type is not FileType.DIRECTORY:
+            raise VfsError(Code.NOTDIR, path)
+        if self.is_top(node):
+            raise VfsError(Code.EXIST, f"{path}: something is mounted there")
+        self._covers[node.filesystem.fsid, node.handle] = filesystem
+        self._covered[filesystem.fsid] = node
+
+    def _step(self, path: str, node: Node, name: bytes) -> Node:
+        try:
+            return _lookup(node, name)
+        except VfsError as error:
+            if error.code is Code.NOENT and node.filesystem is self._way:
+                return node.create(name, NewNode(FileType.DIRECTORY, 0o755, 0, 0))
+            raise VfsError(error.code, path) from None
+
+    def root(self) -> Node:
+        """The directory "/"."""
+        return self._root.root()
+
+    def walk(self, path: str) -> Node:
+        """The node at `path`, across mounts; ".." and symbolic links are not followed. NOENT,
+        NOTDIR."""
+        node = self.root()
+        for name in _components(path):
+            node = self.cross(_lookup(node, name))
+        return node
+
+    def cross(self, node: Node) -> Node:
+        """What one finds on coming to `node`: the root of what is mounted there, or `node`."""
+        covers = self._covers
+        if not covers:
+            return node
+        filesystem = covers.get((node.filesystem.fsid, node.handle))
+        return node if filesystem is None else filesystem.root()
+
+    def is_mount_point(self, node: Node) -> bool:
+        """Whether something is mounted on `node`."""
+        return (node.filesystem.fsid, node.handle) in self._covers
+
+    def is_top(self, node: Node) -> bool:
+        """Whether `node` is the root of a file system."""
+        return node.handle == node.filesystem.root().handle
+
+    def covered_by(self, node: Node) -> Node | None:
+        """The directory that the file system of `node` is mounted on; None for the one at "/"."""
+        return self._covered.get(node.filesystem.fsid)
+
+    def filesystem_by_fsid(self, fsid: int) -> FileSystem:
+        """The file system of that identity. STALE: none is mounted."""
+        filesystem = self._by_fsid.get(fsid)
+        if filesystem is None:
+            raise VfsError(Code.STALE, "no such file system")
+        return filesystem
+
+    @property
+    def filesystems(self) -> list[FileSystem]:
+        """What is mounted, in the order in which it was."""
+        return list(self._mounted)
+
+    def close(self) -> None:
+        """Unmount everything, the last first. One that fails does not keep the others."""
+        failure: VfsError | None = None
+        while self._mounted:
+            try:
+                self._mounted.pop().close()
+            except VfsError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+
+def _components(path: str) -> list[bytes]:
+    """The names in an absolute path."""
+    if not path.startswith("/"):
+        raise VfsError(Code.INVAL, f"{path}: not an absolute path")
+    names = [name for name in os.fsencode(path).split(b"/") if name not in (b"", b".")]
+    if b".." in names:
+        raise VfsError(Code.INVAL, f'{path}: has ".."')
+    return names
+
+
+def _lookup(node: Node, name: bytes) -> Node:
+    if node.attributes().type is not FileType.DIRECTORY:
+        raise VfsError(Code.NOTDIR)
+    return node.lookup(name)
