@@ -188,8 +188,30 @@ CALL_DATA_BYTES_MAX: Final = 1 * MiB
 CALL_BYTES_MAX: Final = CALL_DATA_BYTES_MAX + 64 * KiB
 """One RPC record: the data and everything around it, with room for long paths and credentials."""
 
+REPLY_JOINED_BYTES_MAX: Final = 8 * KiB
+"""A reply up to this size goes out in one piece, data and all."""
+
+RECORD_EMPTY_FRAGMENTS_MAX: Final = 64
+"""Fragments without a byte in one record: allowed, but nobody needs them."""
+
+RECORD_JOINED_BYTES_MAX: Final = 8 * KiB
+"""A record up to this size is copied into one piece: that is cheaper than to carry pieces around."""
+
+RECORD_HEAD_BYTES: Final = 1 * KiB
+"""Of a larger one, this much is: the header, a credential, and every argument but the data."""
+assert RECORD_HEAD_BYTES < RECORD_JOINED_BYTES_MAX
+
+RECORD_PIECES_MAX: Final = 512
+RECORD_PIECE_BYTES_MIN: Final = 1 * KiB
+"""So many pieces of a record that are smaller than this on the average are copied together. Pieces
+of a full frame at the usual MTU never are."""
+
 AUTH_BODY_BYTES_MAX: Final = 400
 """Body of a credential or verifier (RFC 5531 section 8.2)."""
+
+CREDENTIALS_KNOWN_MAX: Final = 256
+"""Different credentials remembered for one connection, so that they need not be decoded again: one
+for every user of a client, and at most half a KiB each."""
 
 MACHINE_NAME_BYTES_MAX: Final = 255
 CREDENTIAL_GIDS_MAX: Final = 16

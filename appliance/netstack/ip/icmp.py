@@ -1,0 +1,183 @@
+"""ICMP (RFC 792, RFC 1122 section 3.2.2): answers to echo requests, and errors.
+
+An error is never sent about an ICMP error, a packet to or from more than one host, or a fragment
+other than the first; and not more often than a token bucket allows, so that nobody can use us as an
+amplifier or make us work for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from appliance.clock import SECOND, Instant
+from appliance.limits import ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SECOND
+from appliance.netstack.ip.addresses import HostConfig
+from appliance.netstack.wire import icmp, ipv4
+from appliance.netstack.wire.errors import BadPacket
+from appliance.netstack.wire.icmp import IcmpHeader
+from appliance.netstack.wire.ipv4 import PROTOCOL_ICMP, Ipv4Header
+from appliance.trace import Counters
+
+Buffer = bytes | bytearray | memoryview
+
+_QUOTED_BYTES_MAX: Final = 548
+"""As much of the packet as leaves the error within 576 bytes (RFC 1812 section 4.3.2.3)."""
+
+_TRANSPORT_BYTES_MIN: Final = 8
+"""What an error quotes of the transport header at least: the ports and, of TCP, the sequence
+number."""
+
+_PLATEAUS: Final = (32000, 17914, 8166, 4352, 2002, 1492, 1006, 552)
+"""MTUs in use, for routers that do not say theirs (RFC 1191 section 7)."""
+
+
+class SendsTo(Protocol):
+    """A path, as far as it is wanted here."""
+
+    def send(self, protocol: int, payload: list[Buffer], payload_bytes: int) -> bool: ...
+
+
+@dataclass(slots=True)
+class IcmpError:
+    """An error about a packet of ours. `transport` is the beginning of its transport header, eight
+    bytes or more: ports and, of TCP, the sequence number. Anybody can have made it up."""
+
+    type: int
+    code: int
+    destination: bytes
+    """Where our packet went."""
+    protocol: int
+    transport: bytes
+    next_hop_mtu: int = 0
+    """Of fragmentation needed: the largest packet that would have passed, as the router says or as
+    must be guessed."""
+
+    @property
+    def is_fragmentation_needed(self) -> bool:
+        return self.type == icmp.DESTINATION_UNREACHABLE and (
+            self.code == icmp.CODE_FRAGMENTATION_NEEDED
+        )
+
+
+class TokenBucket:
+    """At most `burst` at once, and `per_second` on average."""
+
+    def __init__(self, per_second: int, burst: int) -> None:
+        self._interval = SECOND // per_second
+        self._span = self._interval * burst
+        self._empty_until: Instant | None = None
+
+    def take(self, now: Instant) -> bool:
+        """One token, where there is one. (`_empty_until` is when the bucket is full again.)"""
+        full = now if self._empty_until is None else max(self._empty_until, now)
+        if full + self._interval - now > self._span:
+            return False
+        self._empty_until = full + self._interval
+        return True
+
+
+class Icmp:
+    """One host's ICMP. `error_arrives` is told of errors about packets that we have sent."""
+
+    def __init__(
+        self,
+        config: HostConfig,
+        path_to: Callable[[bytes], SendsTo],
+        error_arrives: Callable[[IcmpError, Instant], None],
+        counters: Counters,
+    ) -> None:
+        self._config = config
+        self._path_to = path_to
+        self._error_arrives = error_arrives
+        self._counters = counters
+        self._bucket = TokenBucket(ICMP_ERRORS_PER_SECOND, ICMP_ERRORS_BURST)
+
+    # --- input ------------------------------------------------------------------------
+
+    def arrives(self, header: Ipv4Header, packet: bytes, at: int, end: int, now: Instant) -> None:
+        """A message from `at` to `end`, to our own address."""
+        message = IcmpHeader.parse(packet, at, end)
+        if message.type == icmp.ECHO_REQUEST and message.code == 0:
+            self._counters["icmp.echo"] += 1
+            data = memoryview(packet)[at + icmp.HEADER_BYTES : end]
+            self._send(header.source, IcmpHeader(icmp.ECHO_REPLY, 0, message.rest), data)
+        elif message.type in icmp.ERRORS:
+            error = parse_error(message, packet[at + icmp.HEADER_BYTES : end], self._config.address)
+            self._counters["icmp.error_in"] += 1
+            self._error_arrives(error, now)
+        else:
+            raise BadPacket("icmp.unknown_type")
+
+    # --- output -----------------------------------------------------------------------
+
+    def port_unreachable(self, packet: bytes, at: int, end: int, now: Instant) -> None:
+        """Nobody listens where this packet went."""
+        self._report(icmp.DESTINATION_UNREACHABLE, icmp.CODE_PORT_UNREACHABLE, packet[at:end], now)
+
+    def protocol_unreachable(self, packet: bytes, at: int, end: int, now: Instant) -> None:
+        """Nobody here speaks the protocol of this packet."""
+        self._report(
+            icmp.DESTINATION_UNREACHABLE, icmp.CODE_PROTOCOL_UNREACHABLE, packet[at:end], now
+        )
+
+    def reassembly_timed_out(self, packet: bytes, now: Instant) -> None:
+        """A datagram never became complete; `packet` is its first fragment."""
+        self._report(icmp.TIME_EXCEEDED, icmp.CODE_REASSEMBLY_TIME_EXCEEDED, packet, now)
+
+    def _report(self, kind: int, code: int, packet: bytes, now: Instant) -> None:
+        """Tell the sender of `packet` what became of it, if one may."""
+        if not self._may_be_reported(packet):
+            return
+        if not self._bucket.take(now):
+            self._counters["icmp.rate_limited"] += 1
+            return
+        self._counters["icmp.error_out"] += 1
+        source = packet[12:16]
+        self._send(source, IcmpHeader(kind, code), memoryview(packet)[:_QUOTED_BYTES_MAX])
+
+    def _may_be_reported(self, packet: bytes) -> bool:
+        header_bytes = (packet[0] & 0xF) * 4
+        first_of_fragments = int.from_bytes(packet[6:8], "big") & ipv4.OFFSET_MASK == 0
+        is_error = (
+            packet[9] == PROTOCOL_ICMP
+            and len(packet) > header_bytes
+            and packet[header_bytes] in icmp.ERRORS
+        )
+        to_us = packet[16:20] == self._config.address
+        return (
+            to_us
+            and first_of_fragments
+            and not is_error
+            and not self._config.is_nobody(packet[12:16])
+        )
+
+    def _send(self, destination: bytes, header: IcmpHeader, data: Buffer) -> None:
+        message: list[Buffer] = [header.emit([data]), data]
+        self._path_to(destination).send(PROTOCOL_ICMP, message, icmp.HEADER_BYTES + len(data))
+
+
+def parse_error(message: IcmpHeader, quoted: bytes, our_address: bytes) -> IcmpError:
+    """What an error says about a packet that we could have sent."""
+    if len(quoted) < ipv4.HEADER_BYTES:
+        raise BadPacket("icmp.truncated_quote")
+    header_bytes = (quoted[0] & 0xF) * 4
+    if quoted[0] >> 4 != 4 or header_bytes < ipv4.HEADER_BYTES:
+        raise BadPacket("icmp.bad_quote")
+    if len(quoted) < header_bytes + _TRANSPORT_BYTES_MIN:
+        raise BadPacket("icmp.truncated_quote")
+    if quoted[12:16] != our_address:
+        raise BadPacket("icmp.not_about_us")
+    if int.from_bytes(quoted[6:8], "big") & ipv4.OFFSET_MASK:
+        raise BadPacket("icmp.about_later_fragment")
+    error = IcmpError(message.type, message.code, quoted[16:20], quoted[9], quoted[header_bytes:])
+    if error.is_fragmentation_needed:
+        sent_bytes = int.from_bytes(quoted[2:4], "big")
+        error.next_hop_mtu = message.next_hop_mtu or next_plateau(sent_bytes)
+    return error
+
+
+def next_plateau(packet_bytes: int) -> int:
+    """The next smaller MTU than that of a packet that did not pass."""
+    return next((mtu for mtu in _PLATEAUS if mtu < packet_bytes), _PLATEAUS[-1])

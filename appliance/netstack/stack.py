@@ -1,0 +1,262 @@
+"""One host on one link: frames in, frames out, and the next deadline.
+
+A frame takes one of two ways.
+
+The express lane is for what nearly all frames are: a TCP segment of a connection that exists, in an
+IP packet without options and fragmentation, with a checksum that needs no verification or is
+right. One `unpack_from` reads all that has to be looked at, from the virtio-net flags to the TCP
+window. The connection decides whether the segment is as simple as it looks.
+
+The long way is for everything else: each header is parsed and checked by its module in wire/. What
+is wrong with a packet is a BadPacket, which ends here, as a count under its reason. Nothing that a
+peer sends makes `receive` raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from struct import Struct
+from typing import Final
+
+from appliance.clock import Instant
+from appliance.netstack.ip.addresses import HostConfig
+from appliance.netstack.ip.claim import Claim
+from appliance.netstack.ip.fragments import Reassembly
+from appliance.netstack.ip.icmp import Icmp, IcmpError
+from appliance.netstack.ip.neighbours import Neighbours
+from appliance.netstack.ip.paths import Paths
+from appliance.netstack.link.interface import Link
+from appliance.netstack.tcp.host import Tcp
+from appliance.netstack.timers import Timers
+from appliance.netstack.udp import Udp
+from appliance.netstack.wire import ethernet, ipv4, vnet
+from appliance.netstack.wire.arp import ArpPacket
+from appliance.netstack.wire.errors import BadPacket
+from appliance.netstack.wire.ethernet import EthernetHeader
+from appliance.netstack.wire.ipv4 import PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Ipv4Header
+from appliance.netstack.wire.vnet import CHECKSUM_GOOD, VnetHeader
+from appliance.trace import Counters
+
+__all__ = ["HostConfig", "Stack"]
+
+_EXPRESS: Final = "6s6xI H2xHxB2x 12sIIHH"
+"""Ethernet destination; type, version, header length, type of service; IP length; fragment field;
+protocol; then what identifies a connection, sequence number, acknowledgement, data offset and
+flags, window."""
+
+_unpack_express: Final = Struct("!" + _EXPRESS).unpack_from
+_unpack_express_vnet: Final = Struct("!B9x" + _EXPRESS).unpack_from
+
+_PLAIN_IPV4: Final = ethernet.TYPE_IPV4 << 16 | 0x4500
+_ALL_BUT_SERVICE: Final = 0xFFFFFF00
+_IS_FRAGMENT: Final = ipv4.MORE_FRAGMENTS | ipv4.OFFSET_MASK
+
+_IP_AT: Final = ethernet.HEADER_BYTES
+_IP_AT_VNET: Final = vnet.HEADER_BYTES + ethernet.HEADER_BYTES
+_TCP_HEADER_BYTES: Final = 20
+
+
+class Stack:
+    """One host."""
+
+    def __init__(
+        self, link: Link, config: HostConfig, *, random: Random, counters: Counters
+    ) -> None:
+        self.config = config
+        self.counters = counters
+        self._mac = config.mac
+        self._link = link
+        self._timers = Timers()
+        self._neighbours = Neighbours(link, config, self._timers, counters)
+        self._claim = Claim(config, self._neighbours, self._timers, random, counters)
+        self._paths = Paths(link, config, self._neighbours, self._timers, random, counters)
+        self._icmp = Icmp(config, self._paths.to, self._error_arrives, counters)
+        self._reassembly = Reassembly(self._timers, counters, self._icmp.reassembly_timed_out)
+        self.udp = Udp(self._paths.to, self._icmp, counters)
+        self.tcp = Tcp(self._timers, random, counters, self._paths.to)
+        self._connections = self.tcp.connections
+        self.receive: Callable[[bytes, Instant], None] = (
+            self._receive_vnet if link.vnet else self._receive_plain
+        )
+        """One frame in. Never raises for what a peer sent. Output of TCP may wait for `flush`."""
+
+    # --- time -------------------------------------------------------------------------
+
+    def start(self, now: Instant) -> None:
+        """Claim our address. Everything is answered from now on."""
+        self._claim.start(now)
+
+    def flush(self, now: Instant) -> None:
+        """Send what TCP has made ready."""
+        self.tcp.flush(now)
+
+    def expire(self, now: Instant) -> None:
+        """Run what is due."""
+        self._timers.expire(now)
+
+    @property
+    def next_deadline(self) -> Instant | None:
+        """Nothing is due before; may be in the past, for something that has just come up."""
+        return self._timers.next_deadline
+
+    # --- the express lane ---------------------------------------------------------------
+
+    def _receive_vnet(self, frame: bytes, now: Instant) -> None:
+        if len(frame) >= _IP_AT_VNET + ipv4.HEADER_BYTES + _TCP_HEADER_BYTES:
+            (
+                vnet_flags,
+                mac,
+                kind,
+                total_bytes,
+                fragment,
+                protocol,
+                key,
+                seq,
+                ack,
+                offset_flags,
+                window,
+            ) = _unpack_express_vnet(frame)
+            connection = self._connections.get(key)
+            if (
+                connection is not None
+                and kind & _ALL_BUT_SERVICE == _PLAIN_IPV4
+                and protocol == PROTOCOL_TCP
+                and not fragment & _IS_FRAGMENT
+                and mac == self._mac
+            ):
+                at = _IP_AT_VNET + ipv4.HEADER_BYTES
+                end = _IP_AT_VNET + total_bytes
+                if (
+                    end <= len(frame)
+                    and (vnet_flags & CHECKSUM_GOOD or is_sound(frame, _IP_AT_VNET, end))
+                    and connection.express(seq, ack, offset_flags, window, frame, at, end, now)
+                ):
+                    return
+        self._take(frame, now)
+
+    def _receive_plain(self, frame: bytes, now: Instant) -> None:
+        if len(frame) >= _IP_AT + ipv4.HEADER_BYTES + _TCP_HEADER_BYTES:
+            (
+                mac,
+                kind,
+                total_bytes,
+                fragment,
+                protocol,
+                key,
+                seq,
+                ack,
+                offset_flags,
+                window,
+            ) = _unpack_express(frame)
+            connection = self._connections.get(key)
+            if (
+                connection is not None
+                and kind & _ALL_BUT_SERVICE == _PLAIN_IPV4
+                and protocol == PROTOCOL_TCP
+                and not fragment & _IS_FRAGMENT
+                and mac == self._mac
+            ):
+                at = _IP_AT + ipv4.HEADER_BYTES
+                end = _IP_AT + total_bytes
+                if (
+                    end <= len(frame)
+                    and is_sound(frame, _IP_AT, end)
+                    and connection.express(seq, ack, offset_flags, window, frame, at, end, now)
+                ):
+                    return
+        self._take(frame, now)
+
+    # --- the long way -------------------------------------------------------------------
+
+    def _take(self, frame: bytes, now: Instant) -> None:
+        try:
+            offload = VnetHeader.parse(frame) if self._link.vnet else VnetHeader()
+            self._frame_arrives(frame, offload, now)
+        except BadPacket as bad:
+            self.counters[bad.reason] += 1
+
+    def _frame_arrives(self, frame: bytes, offload: VnetHeader, now: Instant) -> None:
+        at = vnet.HEADER_BYTES if self._link.vnet else 0
+        header = EthernetHeader.parse(frame, at)
+        if ethernet.is_group(header.source):
+            raise BadPacket("ethernet.bad_source")
+        if header.source == self._mac:
+            raise BadPacket("ethernet.own_source")  # a loop on the link, or a stolen MAC
+        if header.destination not in (self._mac, ethernet.BROADCAST):
+            raise BadPacket("ethernet.not_for_us")
+        at += ethernet.HEADER_BYTES
+        if header.ethertype == ethernet.TYPE_IPV4:
+            broadcast = header.destination == ethernet.BROADCAST
+            self._packet_arrives(frame, at, offload, broadcast, now)
+        elif header.ethertype == ethernet.TYPE_ARP:
+            self._arp_arrives(frame, at, now)
+        else:
+            raise BadPacket("ethernet.unknown_type")
+
+    def _arp_arrives(self, frame: bytes, at: int, now: Instant) -> None:
+        packet = ArpPacket.parse(frame, at)
+        if packet.sender_mac == self._mac:
+            raise BadPacket("arp.own_sender")
+        if self._claim.disputed_by(packet):
+            self._claim.defend(packet, now)
+        if packet.sender_address != self.config.address:
+            self._neighbours.arrives(packet, now)
+
+    def _packet_arrives(
+        self, frame: bytes, at: int, offload: VnetHeader, broadcast: bool, now: Instant
+    ) -> None:
+        header = Ipv4Header.parse(frame, at, len(frame))
+        if header.source == self.config.address:
+            raise BadPacket("ip.own_source")  # the LAND attack, or a conflict
+        if self.config.is_nobody(header.source):
+            raise BadPacket("ip.bad_source")
+        if header.destination == self.config.address:
+            if broadcast:  # RFC 1122 section 3.3.6
+                raise BadPacket("ip.unicast_in_broadcast")
+        elif header.destination not in self.config.broadcasts:
+            raise BadPacket("ip.not_for_us")
+        if not header.is_fragment:
+            self._datagram_arrives(header, frame, at, offload, now)
+            return
+        whole = self._reassembly.add(header, frame, at, now)
+        if whole is not None:
+            header = Ipv4Header.parse(whole, 0, len(whole))
+            self._datagram_arrives(header, whole, 0, VnetHeader(), now)
+
+    def _datagram_arrives(
+        self, header: Ipv4Header, packet: bytes, at: int, offload: VnetHeader, now: Instant
+    ) -> None:
+        to_all = header.destination != self.config.address
+        start, end = at + header.header_bytes, at + header.total_bytes
+        good = offload.checksum_good
+        if header.protocol == PROTOCOL_UDP:
+            joined = offload.gso_size if offload.gso_type == vnet.GSO_UDP_L4 else 0
+            self.udp.arrives(header, packet, at, good, joined, now)
+        elif to_all:
+            # No connection and no echo for a broadcast (RFC 1122 sections 4.2.3.10, 3.2.2.6).
+            raise BadPacket("ip.broadcast")
+        elif header.protocol == PROTOCOL_TCP:
+            self.tcp.arrives(header.source, header.destination, packet, start, end, good, now)
+        elif header.protocol == PROTOCOL_ICMP:
+            self._icmp.arrives(header, packet, start, end, now)
+        else:
+            self._icmp.protocol_unreachable(packet, at, end, now)
+            raise BadPacket("ip.unknown_protocol")
+
+    def _error_arrives(self, error: IcmpError, now: Instant) -> None:
+        """An ICMP error about a packet that we seem to have sent."""
+
+
+def is_sound(frame: bytes, at: int, end: int) -> bool:
+    """Both checksums of a TCP packet without IP options are right. `at`: of the IP header.
+
+    The addresses stand just before the TCP header, so one run of bytes is nearly the pseudo-header
+    and the segment; only protocol and length have to be added.
+    """
+    swapped = end - at - ipv4.HEADER_BYTES + PROTOCOL_TCP
+    swapped = (swapped & 0xFF) << 8 | swapped >> 8
+    return (
+        not int.from_bytes(frame[at : at + ipv4.HEADER_BYTES], "little") % 0xFFFF
+        and not (int.from_bytes(frame[at + 12 : end], "little") + swapped) % 0xFFFF
+    )

@@ -1,0 +1,122 @@
+"""UDP (RFC 768, RFC 1122 section 4.1): ports and datagrams.
+
+Replies always come from our own address, also to a datagram that was broadcast: that is how a
+client that looks for an rpcbind by broadcast learns where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from appliance.clock import Instant
+from appliance.limits import UDP_PORTS_MAX
+from appliance.netstack.ip.icmp import Icmp
+from appliance.netstack.ip.ipv4_path import Ipv4Path
+from appliance.netstack.wire import udp
+from appliance.netstack.wire.checksum import pseudo_header_sum, word_sum, word_sum_of
+from appliance.netstack.wire.errors import BadPacket
+from appliance.netstack.wire.ipv4 import PROTOCOL_UDP, Ipv4Header
+from appliance.netstack.wire.udp import UdpHeader
+from appliance.trace import Counters
+
+Buffer = bytes | bytearray | memoryview
+
+Receive = Callable[[bytes, int, bytes, memoryview], None]
+"""A datagram: source address, source port, destination address, data (valid for good)."""
+
+
+class PortInUse(Exception):
+    """Somebody has bound this port before."""
+
+
+class UdpSocket:
+    """One bound port."""
+
+    def __init__(self, udp_layer: Udp, port: int) -> None:
+        self._udp = udp_layer
+        self.port = port
+
+    def send_to(self, address: bytes, port: int, buffers: Sequence[Buffer]) -> bool:
+        """Send one datagram. False: it is too large, or the link did not take it."""
+        return self._udp.send(self.port, address, port, buffers)
+
+    def close(self) -> None:
+        """Free the port."""
+        self._udp.unbind(self)
+
+
+class Udp:
+    """One host's UDP."""
+
+    def __init__(
+        self, path_to: Callable[[bytes], Ipv4Path], icmp: Icmp, counters: Counters
+    ) -> None:
+        self._path_to = path_to
+        self._icmp = icmp
+        self._counters = counters
+        self._bound: dict[int, tuple[UdpSocket, Receive]] = {}
+
+    def bind(self, port: int, receive: Receive) -> UdpSocket:
+        """Datagrams to `port` go to `receive`. PortInUse."""
+        assert 0 < port <= 0xFFFF
+        assert len(self._bound) < UDP_PORTS_MAX
+        if port in self._bound:
+            raise PortInUse(port)
+        made = UdpSocket(self, port)
+        self._bound[port] = (made, receive)
+        return made
+
+    def unbind(self, socket: UdpSocket) -> None:
+        """Free the port of a socket; nothing, where that has been done."""
+        bound = self._bound.get(socket.port)
+        if bound is not None and bound[0] is socket:
+            del self._bound[socket.port]
+
+    # --- input ------------------------------------------------------------------------
+
+    def arrives(
+        self,
+        ip: Ipv4Header,
+        packet: bytes,
+        at: int,
+        checksum_good: bool,
+        gso_size: int,
+        now: Instant,
+    ) -> None:
+        """The IP packet that begins at `at`. Where `gso_size` is not zero the link has joined
+        datagrams, of so many bytes each (the last one may be shorter)."""
+        start, end = at + ip.header_bytes, at + ip.total_bytes
+        header = UdpHeader.parse(packet, start, end)
+        if not checksum_good:
+            addresses = word_sum(packet[at + 12 : at + 20])
+            if not udp.is_sound(header, addresses, packet[start : start + header.length]):
+                raise BadPacket("udp.bad_checksum")
+        if header.destination_port == 0:
+            raise BadPacket("udp.port_zero")
+        bound = self._bound.get(header.destination_port)
+        if bound is None:
+            self._icmp.port_unreachable(packet, at, end, now)
+            raise BadPacket("udp.no_listener")
+        data = memoryview(packet)[start + udp.HEADER_BYTES : start + header.length]
+        step = gso_size or len(data)
+        for begin in range(0, len(data) or 1, step or 1):
+            piece = data[begin : begin + step]
+            bound[1](ip.source, header.source_port, ip.destination, piece)
+
+    # --- output -----------------------------------------------------------------------
+
+    def send(self, source_port: int, address: bytes, port: int, buffers: Sequence[Buffer]) -> bool:
+        """Send one datagram from a port of ours."""
+        data_bytes = sum(map(len, buffers))
+        if data_bytes > udp.DATA_BYTES_MAX or port == 0:
+            self._counters["udp.cannot_be_sent"] += 1
+            return False
+        path = self._path_to(address)
+        length = udp.HEADER_BYTES + data_bytes
+        header = UdpHeader(source_port, port, length)
+        if path.checksum_offload and path.fits(length):
+            header.checksum = pseudo_header_sum(path.pseudo_sum, PROTOCOL_UDP, length)
+            return path.send_udp(header.emit(), buffers, data_bytes)
+        datagram_sum = word_sum_of([header.emit(), *buffers])
+        header.checksum = udp.datagram_checksum(path.pseudo_sum, length, datagram_sum)
+        return path.send(PROTOCOL_UDP, [header.emit(), *buffers], length)
