@@ -31,3 +31,14 @@ class Link(Protocol):
 
         False: the link did not take it (queue full, interface down); the frame is lost.
         """
+
+
+class ClosableLink(Link, Protocol):
+    """A link as its owner sees it: what a thread reads from, and what can be ended."""
+
+    def wait(self, timeout_ns: int) -> bool:
+        """Wait for a frame, at most so long. True: `receive` would return at once."""
+
+    def close(self) -> None:
+        """The end: `receive` returns None, also in a thread that waits in it; what is sent is
+        lost. Any thread may call it, more than once."""
