@@ -95,14 +95,18 @@ ICMP_ERRORS_BURST: Final = 50
 UDP_PORTS_MAX: Final = 64
 """Bound UDP ports: those of our own services."""
 
+TCP_PLAIN_RECEIVE_BYTES: Final = 1 * MiB
+"""The receive window on a link without offload. There each MTU takes a place in the queue of the
+TAP, and those are 1000 by default; a window that overruns it costs a factor of ten."""
+
 # --- tcp ---------------------------------------------------------------------
 
 TCP_CONNECTIONS_MAX: Final = 4096
 """Connections in any state but CLOSED: hundreds of clients with many mounts, some 4 KiB each."""
 
 TCP_SYN_BACKLOG: Final = 128
-"""Half-open connections of one listener. Beyond it the oldest is forgotten: under a flood of SYNs an
-honest handshake, which takes a millisecond, still gets through."""
+"""Half-open connections of one listener. Beyond it the oldest is forgotten: under a flood of SYNs
+an honest handshake, which takes a millisecond, still gets through."""
 
 TCP_RECEIVE_BYTES: Final = 4 * MiB
 """Text of one connection that we promise to take: four WRITE calls of the largest size."""
@@ -112,7 +116,7 @@ TCP_RECEIVE_TOTAL_BYTES_MAX: Final = 256 * MiB
 taken at once and does not count; beyond this, windows close and what still comes is dropped."""
 
 TCP_PIECE_BYTES_MIN: Final = 256
-"""What one piece of waiting text is charged at least: the objects around a single byte cost that."""
+"""What one piece of waiting text is charged at least: the objects around one byte cost that."""
 
 TCP_OUT_OF_ORDER_PIECES_MAX: Final = 2048
 """Out-of-order pieces of one connection: a window of plain frames behind one that was lost."""
@@ -144,7 +148,7 @@ TCP_RTO_MAX: Final = 60 * SECOND
 """RFC 6298 (2.5)."""
 
 TCP_GIVE_UP_AFTER: Final = 300 * SECOND
-"""No sign of life while something is unacknowledged (R2 of RFC 9293 section 3.8.3: 100 s or more)."""
+"""No sign of life while text is unacknowledged (R2 of RFC 9293 section 3.8.3: 100 s or more)."""
 
 TCP_SYN_GIVE_UP_AFTER: Final = 180 * SECOND
 """An active open without an answer (RFC 9293 MUST-23: three minutes or more)."""
@@ -167,7 +171,7 @@ TCP_KEEPALIVE_PROBES: Final = 9
 """Then this many unanswered probes, so far apart, end the connection."""
 
 TCP_DELAYED_ACK: Final = 40 * MILLISECOND
-"""An acknowledgement waits this long for text to ride on (RFC 9293 MUST-40: under half a second)."""
+"""An acknowledgement waits so long for text to ride on (RFC 9293 MUST-40: under half a second)."""
 
 TCP_CHALLENGES_PER_SECOND_MAX: Final = 10
 """Answers of one connection to segments that look forged (RFC 5961 section 7). Counted for each
@@ -217,6 +221,46 @@ MACHINE_NAME_BYTES_MAX: Final = 255
 CREDENTIAL_GIDS_MAX: Final = 16
 """Of AUTH_SYS (RFC 5531 appendix A)."""
 
+REPLY_CHECKSUM_BYTES: Final = 1 * KiB
+"""So many bytes of the arguments tell a call that is sent again from another with the same xid:
+handles and names, which is all that such calls have."""
+
+REPLIES_KEPT_MAX: Final = 8192
+REPLIES_KEPT_BYTES_MAX: Final = 4 * MiB
+REPLIES_KEPT_OF_CLIENT_MAX: Final = 1024
+"""Replies to calls that must not be done twice, for when they come again: more of them than a client
+can have on the way, for more clients than one appliance serves at full speed."""
+
+REPLY_KEPT_BYTES_MAX: Final = 8 * KiB
+"""A larger reply is not kept: those of calls that change something are far smaller."""
+
+REPLY_KEPT_FOR: Final = 120 * SECOND
+"""Clients ask again within a minute (Linux over TCP); much later, the same xid is another call."""
+
+CONNECTIONS_MAX: Final = 256
+"""Streams with RPC sessions; further ones are refused. A client holds one to sixteen (nconnect)."""
+
+CALLS_IN_PROGRESS_MAX: Final = 64
+"""Of one connection. More wait in the connection, which is not read meanwhile: TCP pushes back."""
+
+CALLS_IN_PROGRESS_TOTAL: Final = 512
+"""Of all connections together, shared equally: each call may hold 1 MiB of arguments and make 1 MiB
+of reply, so this is what bounds their memory."""
+
+CALLS_IN_PROGRESS_MIN: Final = 2
+"""The smallest share: one call is served while the next one arrives."""
+assert CALLS_IN_PROGRESS_MIN * CONNECTIONS_MAX <= CALLS_IN_PROGRESS_TOTAL
+
+DATAGRAM_CALLS_IN_PROGRESS_MAX: Final = 64
+"""Of all UDP peers together; further ones are dropped, their callers ask again."""
+
+UNSENT_REPLY_BYTES_MAX: Final = TCP_SEND_ROOM_BYTES
+"""Replies that a peer has not acknowledged, beyond which none of its calls is taken. TCP says when
+half of this has been acknowledged, so it must not be less."""
+
+DATAGRAM_BYTES_MAX: Final = 65_507
+"""The data of one UDP datagram over IPv4."""
+
 # --- threads -----------------------------------------------------------------
 
 HELD_UP_AFTER: Final = 2 * MILLISECOND
@@ -250,6 +294,14 @@ DIRECTORY_DEPTH_MAX: Final = 10_000
 """How far up a rename looks for the directory that it moves: no honest tree is so deep, and a
 damaged one may have a loop."""
 
+HOST_NODES_MAX: Final = 4096
+"""Files of a host directory that are kept open, with up to three descriptors each: enough for a
+source tree, and under the half of any usual hard limit (RLIMIT_NOFILE)."""
+
+HOST_IDS_MAX: Final = 1 << 20
+"""Files that the map of a host directory remembers, about 300 bytes each. Handles of the oldest
+beyond become stale."""
+
 # --- exports -----------------------------------------------------------------
 
 EXPORTS_BYTES_MAX: Final = 1 * MiB
@@ -261,6 +313,27 @@ EXPORT_ENTRIES_MAX: Final = 10_000
 EXPORT_DECISIONS_MAX: Final = 4096
 """Remembered pairs of an export and a client address: more clients than one link has, and at about
 200 bytes each no way for a peer with many addresses to fill the memory."""
+
+# --- nfsd and mountd ---------------------------------------------------------
+
+NODES_CACHED: Final = 16_384
+"""Handles whose nodes are at hand, in each of two generations: more than a client works with at a
+time, at some 200 bytes each, not counting the nodes."""
+
+CALLERS_MAX: Final = 4096
+"""Remembered pairs of an address and a credential: a peer can make up any number of these."""
+
+DATAGRAM_DATA_BYTES_MAX: Final = 32 * KiB
+"""Bulk data in one READ or WRITE over UDP: with its headers it has to fit into one datagram."""
+
+DIRECTORY_BYTES_PREFERRED: Final = 64 * KiB
+"""What clients are advised to ask for in one READDIRPLUS: some 400 entries, which take the server
+less than a millisecond."""
+
+MOUNT_LIST_MAX: Final = 4096
+"""Remembered mounts, for showmount -a: a client that never unmounts must not fill the memory."""
+
+assert DATAGRAM_DATA_BYTES_MAX < CALL_DATA_BYTES_MAX
 
 # --- fsimage -----------------------------------------------------------------
 
@@ -278,8 +351,8 @@ copy of a replayed one has to fit."""
 METADATA_CACHE_BYTES_MAX: Final = 64 * MiB
 """Blocks of inode tables, group descriptors and block maps: all of a tree of a million files."""
 
-BLOCK_MAP_CACHE_MAX: Final = 4096
-"""Pieces of block maps that are kept decoded (one is at most some 340 extents, 40 KiB)."""
+BLOCK_MAP_CACHE_EXTENTS_MAX: Final = 262_144
+"""Extents that are kept decoded, over all files: about 120 bytes each."""
 
 NODE_CACHE_MAX: Final = 65_536
 """Inodes that are kept decoded: about 1 KiB each."""

@@ -2,14 +2,13 @@
 
 A timer is moved far more often than it expires (a retransmission timer with every acknowledgement).
 So a timer has at most one entry in the heap, which may be too early: moving the deadline later only
-writes an attribute, and the entry is put back where it belongs when it comes up. `next_deadline` may
-therefore be earlier than anything that is due, but never later.
-"""
+writes an attribute, and the entry is put back where it belongs when it comes up. `next_deadline`
+may therefore be earlier than anything that is due, but never later."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from appliance.clock import Instant
 
@@ -28,18 +27,34 @@ class Timer:
     def set(self, deadline: Instant) -> None:
         """Expire at `deadline`, and at no other time."""
         self.deadline = deadline
-        if self._entry is None or deadline < self._entry:
+        entry = self._entry
+        if entry is None or deadline < entry:
             self._entry = deadline
             self._timers.push(deadline, self)
+            if entry is not None:
+                self._timers.gone()
 
     def clear(self) -> None:
         """Do not expire."""
         self.deadline = None
 
+    def discard(self) -> None:
+        """Never expire again. Its owner is gone, and the heap does not keep it alive."""
+        self.deadline = None
+        self._action = _nothing
+        if self._entry is not None:
+            self._entry = None
+            self._timers.gone()
+
+    def is_at(self, entry: Instant) -> bool:
+        """Is the heap entry made for `entry` the one that counts?"""
+        return entry == self._entry
+
     def due(self, entry: Instant, now: Instant) -> None:
         """The heap entry made for `entry` has come up: act, move on, or forget it."""
         if entry != self._entry:
-            return  # an older entry, overtaken by an earlier deadline
+            self._timers.dead -= 1
+            return  # overtaken by an earlier deadline, or discarded
         self._entry = None
         deadline = self.deadline
         if deadline is None:
@@ -51,12 +66,17 @@ class Timer:
         self._action(now)
 
 
+def _nothing(now: Instant) -> None:
+    """What a discarded timer does."""
+
+
 class Timers:
     """All timers of a host."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[Instant, int, Timer]] = []
         self._serial = 0
+        self.dead = 0  # entries that will do nothing when they come up
 
     def timer(self, action: Callable[[Instant], None]) -> Timer:
         """A new timer, not set. `action(now)` runs in `expire`, and may set it again."""
@@ -65,6 +85,15 @@ class Timers:
     def push(self, deadline: Instant, timer: Timer) -> None:
         self._serial += 1  # equal deadlines expire in the order in which they were set
         heappush(self._heap, (deadline, self._serial, timer))
+
+    def gone(self) -> None:
+        """An entry of the heap has lost its purpose. When most have, they are thrown out: an idle
+        timer of hours must not stay behind every connection there ever was."""
+        self.dead += 1
+        if self.dead > 64 and self.dead * 2 > len(self._heap):
+            self._heap[:] = [entry for entry in self._heap if entry[2].is_at(entry[0])]
+            heapify(self._heap)
+            self.dead = 0
 
     @property
     def next_deadline(self) -> Instant | None:

@@ -1,0 +1,470 @@
+"""One TCP connection (RFC 9293): its transmission control block and the calls of its user.
+
+Segments, calls and the clock come in; nothing goes out from here. Whatever makes something worth
+sending only marks the connection; Tcp.flush lets each marked one say everything at once
+(output.py). So the replies to all calls of one frame leave together, and acknowledgements ride on
+them.
+
+    express.py           the common segment, by header prediction
+    segment_arrives.py   every other segment (section 3.10.7)
+    output.py            what to send
+    retransmission.py    what to send again, and the timer for it
+
+The connection tells its user three things (ConnectionUser), and `ended` exactly once. A user may
+make any call from inside them.
+
+    closed by the user                what happens
+    finish()                          FIN after the text; text still arrives (half-close)
+    close()                           the same, but nobody reads any more: unread text, or text that
+                                      arrives later, is answered with a reset (RFC 9293 section
+                                      3.6.1), and the rest is reaped if the peer does not cooperate
+    abort()                           reset
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from appliance.clock import Instant
+from appliance.limits import (
+    TCP_KEEPALIVE_IDLE,
+    TCP_KEEPALIVE_INTERVAL,
+    TCP_KEEPALIVE_PROBES,
+    TCP_MSS_DEFAULT,
+    TCP_MSS_MIN,
+    TCP_ORPHAN_AFTER,
+    TCP_SEND_ROOM_BYTES,
+    TCP_TIME_WAIT,
+)
+from appliance.netstack.ip.path import Path
+from appliance.netstack.tcp.congestion import Congestion, NewReno
+from appliance.netstack.tcp.express import express
+from appliance.netstack.tcp.receive_half import ReceiveHalf
+from appliance.netstack.tcp.retransmission import Recovery, RoundTrip, timer_expired
+from appliance.netstack.tcp.send_half import Buffer, SendHalf
+from appliance.netstack.tcp.state import FIGURE_5, HANDSHAKING, SENDING, State
+from appliance.netstack.wire import tcp as wire
+
+if TYPE_CHECKING:
+    from appliance.netstack.tcp.host import Tcp
+    from appliance.netstack.tcp.listener import Listener
+
+
+class ConnectionUser(Protocol):
+    """Whoever uses a connection. Called while a segment or a deadline is worked on."""
+
+    def readable(self, connection: Connection) -> None:
+        """Text has arrived: `receive` it, or it waits and the window closes."""
+
+    def room_again(self, connection: Connection) -> None:
+        """Half of what crowded the connection has been acknowledged. Also: it is established."""
+
+    def ended(self, connection: Connection, reason: str | None) -> None:
+        """Exactly once. None: the peer has sent everything it had to (one may still send), or the
+        close that the user asked for is complete. Otherwise the connection is gone, and why."""
+
+
+class Nobody:
+    """The user of a connection that has none yet, or none any more."""
+
+    def readable(self, connection: Connection) -> None:
+        pass
+
+    def room_again(self, connection: Connection) -> None:
+        pass
+
+    def ended(self, connection: Connection, reason: str | None) -> None:
+        pass
+
+
+NOBODY = Nobody()
+
+NOT_PREDICTED = -1
+
+
+class Connection:
+    """The transmission control block."""
+
+    __slots__ = (
+        "ack_timer",
+        "challenged_at",
+        "challenges",
+        "checksum_base",
+        "closed",
+        "closing",
+        "congestion",
+        "counters",
+        "crowded",
+        "ended",
+        "header",
+        "heard_at",
+        "keepalive_idle",
+        "keepalive_interval",
+        "keepalive_probes",
+        "keepalive_unanswered",
+        "key",
+        "life_timer",
+        "listener",
+        "local_address",
+        "local_port",
+        "marked",
+        "mss",
+        "nodelay",
+        "path",
+        "paused",
+        "peer_address",
+        "peer_port",
+        "predicted",
+        "probe_due",
+        "probes",
+        "progress_at",
+        "rcv",
+        "recovery",
+        "resend_timer",
+        "round_trip",
+        "scales",
+        "send_at_once",
+        "sent_at",
+        "snd",
+        "soft_error",
+        "stamp_base",
+        "stamp_recent",
+        "stamp_recent_at",
+        "stamps",
+        "state",
+        "super_bytes",
+        "syn_due",
+        "syn_was_lost",
+        "tcp",
+        "user",
+        "user_timeout",
+    )  # fmt: skip
+
+    express = express
+
+    def __init__(self, tcp: Tcp, path: Path, key: bytes, iss: int, state: State) -> None:
+        """`key` is the peer's address, ours, its port and ours, as in a packet from the peer."""
+        self.tcp = tcp
+        self.counters = tcp.counters
+        self.path = path
+        self.key = key
+        size = len(path.source)
+        self.peer_address, self.local_address = key[:size], key[size : 2 * size]
+        self.peer_port = int.from_bytes(key[-4:-2], "big")
+        self.local_port = int.from_bytes(key[-2:], "big")
+        self.state = state
+        self.snd = SendHalf(iss)
+        self.rcv = ReceiveHalf(tcp.receive_bytes, tcp.budget)
+        self.user: ConnectionUser = NOBODY
+        self.listener: Listener | None = None
+
+        self.mss = TCP_MSS_DEFAULT  # the effective one: text in a segment, options taken off
+        self.super_bytes = self.mss  # text in a packet: more than mss where the link cuts it up
+        self.header = bytearray(wire.HEADER_BYTES)
+        self.checksum_base = 0
+        self.scales = False  # windows are scaled (RFC 7323 section 2)
+        self.stamps = False  # timestamps are used (RFC 7323 section 3)
+        self.stamp_base = tcp.stamp_base(key)
+        self.stamp_recent = 0
+        self.stamp_recent_at: Instant = 0
+
+        self.round_trip = RoundTrip()
+        self.recovery = Recovery(iss)
+        self.congestion: Congestion = NewReno(self.mss)
+        self.resend_timer = tcp.timers.timer(self._resend)
+        self.ack_timer = tcp.timers.timer(self._acknowledge)
+        self.life_timer = tcp.timers.timer(self._live_on)
+        self.heard_at: Instant = 0
+        self.progress_at: Instant = 0
+        self.sent_at: Instant = 0
+        self.user_timeout: Instant | None = None
+        self.keepalive_idle: Instant | None = None
+        self.keepalive_interval: Instant = TCP_KEEPALIVE_INTERVAL
+        self.keepalive_probes = TCP_KEEPALIVE_PROBES
+        self.keepalive_unanswered = 0
+
+        self.predicted = NOT_PREDICTED  # offset and flags of the segment that express.py takes
+        self.marked = False  # flush will ask us
+        self.nodelay = True  # no Nagle algorithm: RPC replies do not wait
+        self.paused = False
+        self.crowded = False
+        self.closing = False  # finish() was called before the handshake was over
+        self.closed = False  # the user has let go of us
+        self.ended = False  # the user has been told
+        self.syn_due = False
+        self.syn_was_lost = False
+        self.probe_due = False
+        self.send_at_once = False  # one segment regardless of windows: a probe, or a first resend
+        self.probes = 0  # of a closed window, since it closed
+        self.challenges = 0
+        self.challenged_at: Instant = 0
+        self.soft_error: str | None = None
+
+    def __repr__(self) -> str:
+        peer = ".".join(map(str, self.peer_address))
+        return f"<Connection {self.local_port} from {peer}:{self.peer_port} {self.state}>"
+
+    # --- what the user calls (section 3.10.1 to 3.10.6) ------------------------------------------
+
+    def send(self, buffers: Iterable[Buffer]) -> None:
+        """SEND: queue text. The buffers are given away and must not change. On a connection that
+        cannot send any more, nothing happens."""
+        snd = self.snd
+        if snd.fin is not None or self.closing or self.state is State.CLOSED:
+            return
+        for buffer in buffers:
+            snd.queue(buffer)
+        if snd.end - snd.una > TCP_SEND_ROOM_BYTES:
+            self.crowded = True
+        if not self.marked:
+            self.mark()
+
+    def receive(self) -> list[memoryview]:
+        """RECEIVE: take all text that has arrived in order. The window opens by as much."""
+        pieces = self.rcv.take()
+        if pieces and not self.marked:
+            self.mark()
+        if self.predicted < 0:
+            self.predict()
+        return pieces
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Text that was sent and not acknowledged yet."""
+        return self.snd.unacknowledged_text
+
+    def pause(self) -> None:
+        """Deliver no more. What arrives waits, and the window closes."""
+        self.paused = True
+        self.predict()
+
+    def resume(self) -> None:
+        """Deliver again, first what has arrived meanwhile."""
+        if self.paused:
+            self.paused = False
+            self.deliver()
+            self.predict()
+
+    def finish(self) -> None:
+        """CLOSE in the RFC's sense: a FIN follows the text; text still arrives."""
+        match self.state:
+            case State.SYN_SENT:
+                self.end("closed")
+            case State.SYN_RECEIVED:
+                self.closing = True  # queued until the handshake is over
+            case State.ESTABLISHED:
+                self.snd.finish()
+                self.become(State.FIN_WAIT_1)
+            case State.CLOSE_WAIT:
+                self.snd.finish()
+                self.become(State.LAST_ACK)
+        self.mark()
+
+    def close(self) -> None:
+        """Send what is queued and end in order; nobody reads any more."""
+        if self.closed:
+            return
+        self.closed = True
+        self.paused = False
+        if self.rcv.pieces:
+            self.counters["tcp.closed_with_unread_text"] += 1
+            self.abort()
+            return
+        self.finish()
+
+    def abort(self) -> None:
+        """ABORT: reset the connection."""
+        if self.state not in (State.CLOSED, State.SYN_SENT, State.TIME_WAIT):
+            self.tcp.send_reset(self.path, self.key, self.snd.nxt, self.rcv.nxt)
+        self.end("aborted")
+
+    def keep_alive(
+        self,
+        now: Instant,
+        idle: Instant = TCP_KEEPALIVE_IDLE,
+        interval: Instant = TCP_KEEPALIVE_INTERVAL,
+        probes: int = TCP_KEEPALIVE_PROBES,
+    ) -> None:
+        """After `idle` without a segment from the peer, ask it whether it is there; when `probes`
+        questions, `interval` apart, stay unanswered, end the connection."""
+        self.keepalive_idle, self.keepalive_interval = idle, interval
+        self.keepalive_probes = probes
+        self.life_timer.set(now + idle)
+
+    # --- the state machine ------------------------------------------------------------------------
+
+    def become(self, state: State) -> None:
+        """The only way to another state: along an edge of figure 5, or to CLOSED."""
+        assert state is State.CLOSED or state in FIGURE_5[self.state], (self.state, state)
+        self.state = state
+        self.predict()
+
+    def predict(self) -> None:
+        """Say which segment express.py may take: in order, while nothing else is going on."""
+        rcv, recovery = self.rcv, self.recovery
+        normal = (
+            self.state is State.ESTABLISHED
+            and not self.paused
+            and not rcv.pieces
+            and not rcv.out_of_order
+            and rcv.fin is None
+            and not recovery.active
+            and not recovery.duplicates
+            and self.snd.lost == self.snd.lost_end
+            and not self.probes
+        )
+        if not normal:
+            self.predicted = NOT_PREDICTED
+        else:
+            offset = wire.STAMPED_OFFSET if self.stamps else wire.PLAIN_OFFSET
+            self.predicted = offset | wire.ACK
+
+    def negotiated(self, mss: int | None, shift: int | None, stamps: bool) -> None:
+        """Both SYNs are known: settle on segment sizes and options. `shift` is the peer's, None
+        where windows are not scaled."""
+        self.stamps = stamps
+        path, rcv = self.path, self.rcv
+        options = wire.STAMP_BYTES if stamps else 0
+        peer_mss = max(mss or TCP_MSS_DEFAULT, TCP_MSS_MIN)
+        self.mss = min(peer_mss, self.tcp.mss_for(path)) - options
+        cut = (path.segment_bytes_max - options) // self.mss * self.mss
+        self.super_bytes = max(cut, self.mss)
+        self.snd.shift = shift or 0
+        rcv.negotiated(0 if shift is None else self.tcp.window_shift, self.mss)
+        self.congestion = NewReno(self.mss, self.syn_was_lost)
+        ports = self.local_port.to_bytes(2, "big") + self.peer_port.to_bytes(2, "big")
+        self.header = bytearray(ports + bytes(wire.HEADER_BYTES - 4 + options))
+        self.checksum_base = path.pseudo_sum + wire.PROTOCOL + len(self.header)
+
+    def established(self, now: Instant) -> None:
+        """The handshake is complete."""
+        self.become(State.ESTABLISHED)
+        self.syn_due = False
+        self.resend_timer.clear()
+        self.progress_at = now
+        if self.syn_was_lost:
+            self.round_trip.syn_was_lost()
+        if self.listener is not None:
+            user = self.listener.established(self)
+            if user is None:
+                self.counters["tcp.refused_by_user"] += 1
+                self.abort()
+                return
+            self.user = user
+        else:
+            self.user.room_again(self)
+        if self.closing:
+            self.closing = False
+            self.finish()
+        self.mark()
+
+    def wait_2msl(self, now: Instant) -> None:
+        """Both FINs are acknowledged; old segments may still be under way."""
+        if self.state is not State.TIME_WAIT:
+            self.become(State.TIME_WAIT)
+            self.resend_timer.clear()
+            self.snd.forget()
+            self.tcp.waiting(self)
+            if self.closed:
+                self.tell(None)
+        self.life_timer.set(now + TCP_TIME_WAIT)
+
+    def end(self, reason: str | None) -> None:
+        """The connection is over: CLOSED, out of all tables, and nothing of it stays behind."""
+        if self.state is State.CLOSED:
+            return
+        self.become(State.CLOSED)
+        self.tcp.remove(self)
+        self.resend_timer.discard()
+        self.ack_timer.discard()
+        self.life_timer.discard()
+        self.snd.forget()
+        self.rcv.forget()
+        self.tell(reason)
+
+    def tell(self, reason: str | None) -> None:
+        """Tell the user that it has ended, once."""
+        if not self.ended:
+            self.ended = True
+            self.user.ended(self, reason)
+
+    def deliver(self) -> None:
+        """Give the user what has arrived in order."""
+        rcv = self.rcv
+        if self.paused:
+            rcv.account()
+            return
+        if rcv.pieces:
+            self.user.readable(self)
+            if rcv.pieces or rcv.out_of_order:
+                rcv.account()
+        elif rcv.out_of_order:
+            rcv.account()
+        if rcv.fin is not None and rcv.nxt > rcv.fin and not self.paused and not self.closed:
+            self.tell(None)
+
+    def ease(self) -> None:
+        """It was crowded: tell the user when half of that has gone."""
+        if self.snd.end - self.snd.una <= TCP_SEND_ROOM_BYTES // 2:
+            self.crowded = False
+            self.user.room_again(self)
+
+    def mark(self) -> None:
+        """Have flush ask what there is to send."""
+        if not self.marked:
+            self.marked = True
+            self.tcp.dirty.append(self)
+
+    def challenge(self, now: Instant) -> None:
+        """Answer a segment that may be forged with our numbers, if it was not too often already: a
+        real peer will know what to do (RFC 5961)."""
+        if self.tcp.may_challenge(self, now):
+            self.rcv.acks_owed = 1
+            self.mark()
+        else:
+            self.counters["tcp.challenges_suppressed"] += 1
+
+    # --- timers -----------------------------------------------------------------------------------
+
+    def _resend(self, now: Instant) -> None:
+        timer_expired(self, now)
+
+    def _acknowledge(self, now: Instant) -> None:
+        """No text came by for the acknowledgement to ride on."""
+        self.rcv.acks_owed = max(self.rcv.acks_owed, 1)
+        self.mark()
+
+    def _live_on(self, now: Instant) -> None:
+        """TIME-WAIT is over, nobody wants FIN-WAIT-2 any more, or a keep-alive may be due."""
+        if self.state is State.TIME_WAIT:
+            self.end(None)
+        elif self.state is State.FIN_WAIT_2 and self.closed:
+            self.counters["tcp.orphans_reaped"] += 1
+            self.end("closed, and the peer did not")
+        elif self.keepalive_idle is not None and self.state not in HANDSHAKING:
+            self._keep_alive(self.keepalive_idle, now)
+
+    def _keep_alive(self, idle: Instant, now: Instant) -> None:
+        if now - self.heard_at < idle:
+            self.keepalive_unanswered = 0
+            self.life_timer.set(self.heard_at + idle)
+        elif self.keepalive_unanswered >= self.keepalive_probes:
+            self.counters["tcp.keepalive_failed"] += 1
+            self.abort_silently(self.soft_error or "keep-alive: no answer")
+        else:
+            self.keepalive_unanswered += 1
+            self.probe_due = self.state in SENDING or self.state is State.FIN_WAIT_2
+            self.mark()
+            self.life_timer.set(now + self.keepalive_interval)
+
+    def abort_silently(self, reason: str) -> None:
+        """Give up a peer that does not answer; tell it, in case it only cannot be heard."""
+        self.tcp.send_reset(self.path, self.key, self.snd.nxt, self.rcv.nxt)
+        self.end(reason)
+
+    def reap_later(self, now: Instant) -> None:
+        """In FIN-WAIT-2 and closed: the peer has a minute to say FIN."""
+        if self.life_timer.deadline is None or self.keepalive_idle is not None:
+            self.keepalive_idle = None
+            self.life_timer.set(now + TCP_ORPHAN_AFTER)

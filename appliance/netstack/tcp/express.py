@@ -1,0 +1,90 @@
+"""Header prediction: the segment that nearly always comes, without building a Segment.
+
+On an established connection it is the next one in order, with ACK and perhaps PSH, and no options
+but timestamps in their usual place. `Connection.predicted` holds offset and flags of just that
+segment, and is negative while anything else is going on (see Connection.predict), so a single
+comparison stands for the first steps of SEGMENT ARRIVES. What does not match is left untouched, and
+goes the long way (segment_arrives.py), which gives the same result for every segment.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from appliance.clock import Instant
+from appliance.limits import TCP_PIECE_BYTES_MIN
+from appliance.netstack.tcp.retransmission import acknowledged
+from appliance.netstack.tcp.sequence import HALF, MASK
+from appliance.netstack.wire.tcp import HEADER_BYTES, PSH, STAMP_PREFIX, unpack_stamp
+
+if TYPE_CHECKING:
+    from appliance.netstack.tcp.connection import Connection
+
+NOT_PSH: Final = 0xFFFF ^ PSH
+
+
+def express(
+    c: Connection,
+    seq: int,
+    ack: int,
+    offset_flags: int,
+    window: int,
+    frame: bytes,
+    at: int,
+    end: int,
+    now: Instant,
+) -> bool:
+    """Take the segment whose header is at frame[at] and whose text ends at `end`, if it is the
+    predicted one; its checksum is good. False: nothing was done with it."""
+    rcv, snd = c.rcv, c.snd
+    nxt = rcv.nxt
+    if offset_flags & NOT_PSH != c.predicted or seq != nxt & MASK:
+        return False
+    una = snd.una
+    acked = ack - una & MASK
+    flight = snd.nxt - una
+    text_at = at + (offset_flags >> 12) * 4
+    count = end - text_at
+    wnd = window << snd.shift
+    if (
+        acked > flight
+        or not 0 <= count <= rcv.edge - nxt
+        or (not wnd and not count)
+        or (not acked and not count and flight and wnd == snd.wnd)  # a duplicate acknowledgement
+    ):
+        return False
+    if c.stamps:
+        prefix, stamp, _ = unpack_stamp(frame, at + HEADER_BYTES)
+        if prefix != STAMP_PREFIX or stamp - c.stamp_recent & MASK >= HALF:
+            return False
+        if nxt <= rcv.acked:
+            c.stamp_recent = stamp
+            c.stamp_recent_at = now
+    c.heard_at = now
+    # Step 5: in order, and acknowledging no less than before, so it always renews the window.
+    snd.wnd = wnd
+    if wnd > snd.wnd_max:
+        snd.wnd_max = wnd
+    snd.wl1 = nxt
+    snd.wl2 = una + acked
+    if acked:
+        acknowledged(c, una + acked, now)
+    if snd.nxt < snd.limit and not c.marked:
+        c.mark()
+    if count:  # step 7
+        rcv.pieces.append(memoryview(frame)[text_at:end])
+        rcv.nxt = nxt + count
+        rcv.unacked += count
+        rcv.count += count
+        rcv.charge += count if count > TCP_PIECE_BYTES_MIN else TCP_PIECE_BYTES_MIN
+        if not c.marked:
+            c.marked = True
+            c.tcp.dirty.append(c)
+    if c.crowded:
+        c.ease()
+    if count:
+        c.user.readable(c)
+        if rcv.pieces:  # left to wait: the long way keeps account of that
+            rcv.account()
+            c.predict()
+    return True

@@ -1,0 +1,324 @@
+"""TCP of one host: which connection a packet belongs to, and what all connections share.
+
+Packets come in by `arrives` (or straight to Connection.express) and only mark connections; `flush`
+sends. Timers run in the host's Timers, and mark connections too, so a flush belongs after them.
+"""
+
+from __future__ import annotations
+
+import random as randomness
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Final
+
+from appliance.clock import SECOND, Instant
+from appliance.limits import (
+    TCP_CHALLENGES_PER_SECOND_MAX,
+    TCP_CONNECTIONS_MAX,
+    TCP_RECEIVE_BYTES,
+    TCP_RESETS_PER_SECOND_MAX,
+    TCP_SYN_BACKLOG,
+)
+from appliance.netstack.ip.path import Path
+from appliance.netstack.tcp.connection import Connection, ConnectionUser
+from appliance.netstack.tcp.listener import Listener
+from appliance.netstack.tcp.output import output, send_header
+from appliance.netstack.tcp.receive_half import WINDOW_FIELD_MAX, Budget
+from appliance.netstack.tcp.segment_arrives import segment_arrives
+from appliance.netstack.tcp.sequence import MASK, is_before, unwrap
+from appliance.netstack.tcp.state import State
+from appliance.netstack.timers import Timers
+from appliance.netstack.wire import tcp as wire
+from appliance.netstack.wire.errors import BadPacket
+from appliance.trace import Counters
+
+Buffer = bytes | bytearray | memoryview
+
+EPHEMERAL_PORTS: Final = range(49152, 65536)
+"""RFC 6335 section 6."""
+
+ISN_TICK: Final = 4000
+"""Nanoseconds: the ISN clock of RFC 9293 section 3.4.1 counts microseconds in fours."""
+
+REUSE_GAP: Final = 1 << 16
+"""How far the numbers of a connection that follows one in TIME-WAIT are ahead of it (RFC 6191)."""
+
+
+class Tcp:
+    """The connections and listeners of one host."""
+
+    def __init__(
+        self,
+        timers: Timers,
+        random: randomness.Random,
+        counters: Counters,
+        path_to: Callable[[bytes], Path],
+        *,
+        receive_bytes: int = TCP_RECEIVE_BYTES,
+        connections_max: int = TCP_CONNECTIONS_MAX,
+        mss: int | None = None,
+        stamps: bool = True,
+    ) -> None:
+        """`path_to` gives the path to an address. `receive_bytes` is the receive window of a
+        connection; on a link without offload, a window that overruns the link's queue costs more
+        than it gives. `mss` is an upper bound beside the path's. `stamps`: agree to timestamps."""
+        self.timers = timers
+        self.counters = counters
+        self.random = random
+        self.path_to = path_to
+        self.receive_bytes = receive_bytes
+        self.window_shift = window_shift(receive_bytes)
+        self.connections_max = connections_max
+        self.stamps = stamps
+        self._mss = mss
+        self._secret = random.randbytes(16)
+        self.budget = Budget()
+        self.connections: dict[bytes, Connection] = {}
+        self.listeners: dict[int, Listener] = {}
+        self.dirty: list[Connection] = []
+        self._time_wait: dict[Connection, None] = {}  # oldest first
+        self._headers: list[tuple[Path, wire.Segment]] = []  # resets to send
+        self._reset_at: Instant = 0
+        self._resets = 0
+
+    # --- for users --------------------------------------------------------------------------------
+
+    def listen(
+        self,
+        port: int,
+        accept: Callable[[Connection], ConnectionUser | None],
+        backlog: int = TCP_SYN_BACKLOG,
+        connections_max: int = TCP_CONNECTIONS_MAX,
+    ) -> Listener:
+        """Passive OPEN. `accept` is called with each connection whose handshake is complete and
+        gives its user; None refuses it. `backlog`: half-open connections, at most."""
+        if port in self.listeners:
+            raise ValueError(f"port {port} is listened on already")
+        listener = Listener(self, port, accept, backlog, connections_max)
+        self.listeners[port] = listener
+        return listener
+
+    def connect(
+        self,
+        destination: bytes,
+        port: int,
+        user: ConnectionUser,
+        now: Instant,
+        source_port: int | None = None,
+    ) -> Connection:
+        """Active OPEN. `room_again` tells the user that it is established, `ended` that it is not
+        going to be."""
+        path = self.path_to(destination)
+        if source_port is None:
+            source_port = self._free_port(path, port)
+        key = _key(path, port, source_port)
+        if key in self.connections:
+            raise ValueError(f"port {source_port} is connected already")
+        if not self.has_room():
+            raise ValueError("too many connections")
+        iss = self.initial_sequence_number(key, now)
+        c = Connection(self, path, key, iss, State.CLOSED)
+        c.user = user
+        c.heard_at = c.progress_at = now
+        c.become(State.SYN_SENT)
+        c.syn_due = True
+        self.connections[key] = c
+        c.mark()
+        return c
+
+    def _free_port(self, path: Path, port: int) -> int:
+        """RFC 6056: a source port that is hard to guess."""
+        for _ in range(2 * len(EPHEMERAL_PORTS)):
+            candidate = self.random.choice(EPHEMERAL_PORTS)
+            if _key(path, port, candidate) not in self.connections:
+                return candidate
+        raise ValueError("no free port")
+
+    # --- packets in -------------------------------------------------------------------------------
+
+    def arrives(
+        self,
+        source: bytes,
+        destination: bytes,
+        packet: Buffer,
+        at: int,
+        end: int,
+        checksum_good: bool,
+        now: Instant,
+    ) -> None:
+        """The TCP packet packet[at:end], which IP took for ours. Whatever is wrong with it is
+        counted, and that is all."""
+        try:
+            if not is_unicast(source) or source == destination:
+                raise BadPacket("tcp.bad_source")
+            if not checksum_good and not wire.checksum_is_good(
+                source + destination, packet, at, end
+            ):
+                raise BadPacket("tcp.bad_checksum")
+            seg = wire.parse(packet, at, end)
+            if not seg.source_port or not seg.destination_port:
+                raise BadPacket("tcp.port_zero")
+        except BadPacket as bad:
+            self.counters[bad.reason] += 1
+            return
+        if not self.stamps:
+            seg.timestamp = None
+        ports = bytes(memoryview(packet)[at : at + 4])
+        self._demultiplex(source, source + destination + ports, seg, now)
+
+    def _demultiplex(self, source: bytes, key: bytes, seg: wire.Segment, now: Instant) -> None:
+        c = self.connections.get(key)
+        iss = None
+        if c is not None:
+            iss = self._reused(c, seg)
+            if iss is None:
+                segment_arrives(c, seg, now)
+                return
+            c.end(None)
+        listener = self.listeners.get(seg.destination_port)
+        if listener is not None:
+            listener.arrives(self.path_to(source), key, seg, now, iss)
+        else:
+            self._arrives_in_closed(self.path_to(source), key, seg)
+
+    def _reused(self, c: Connection, seg: wire.Segment) -> int | None:
+        """RFC 6191: a SYN that cannot be an old one takes the place of a connection in TIME-WAIT.
+        What it gives is the first sequence number of its successor."""
+        if (
+            c.state is not State.TIME_WAIT
+            or seg.flags & (wire.SYN | wire.ACK | wire.RST) != wire.SYN
+        ):
+            return None
+        newer = unwrap(seg.seq, c.rcv.nxt) > c.rcv.nxt
+        if c.stamps and seg.timestamp is not None:
+            newer = newer or is_before(c.stamp_recent, seg.timestamp[0])
+        if not newer or seg.destination_port not in self.listeners:
+            return None
+        return c.snd.nxt + REUSE_GAP & MASK
+
+    def _arrives_in_closed(self, path: Path, key: bytes, seg: wire.Segment) -> None:
+        """3.10.7.1 CLOSED STATE."""
+        self.counters["tcp.no_connection"] += 1
+        if seg.flags & wire.RST:
+            return
+        if seg.flags & wire.ACK:
+            self.send_reset(path, key, seg.ack)
+        else:
+            self.send_reset(path, key, 0, seg.seq + seg.length)
+
+    def icmp_error(
+        self, local: bytes, remote: bytes, quoted: Buffer, reason: str, hard: bool
+    ) -> None:
+        """An ICMP error about a packet of ours from `local` to `remote`; `quoted` is what it shows
+        of the TCP header, 8 bytes at least. It ends only a connection that is being opened, if it
+        is hard; others keep it as the reason, should they time out (RFC 9293 section 3.9.2.2). One
+        whose sequence number is not in flight is forged or old (RFC 5927 section 4)."""
+        if len(quoted) < 8:
+            self.counters["tcp.icmp_truncated"] += 1
+            return
+        ports = bytes(quoted[:4])
+        c = self.connections.get(remote + local + ports[2:] + ports[:2])
+        seq = int.from_bytes(quoted[4:8], "big")
+        if c is None or not c.snd.una <= unwrap(seq, c.snd.una) < c.snd.nxt:
+            self.counters["tcp.icmp_not_ours"] += 1
+        elif hard and c.state is State.SYN_SENT:
+            c.end(reason)
+        else:
+            c.soft_error = reason
+
+    # --- packets out ------------------------------------------------------------------------------
+
+    def flush(self, now: Instant) -> None:
+        """Send what has become sendable: one pass over the marked connections."""
+        dirty = self.dirty
+        if dirty:
+            self.dirty = []
+            for c in dirty:
+                c.marked = False
+                output(c, now)
+        if self._headers:
+            headers, self._headers = self._headers, []
+            if now - self._reset_at >= SECOND:
+                self._reset_at, self._resets = now, 0
+            for path, segment in headers:
+                self._resets += 1
+                if self._resets > TCP_RESETS_PER_SECOND_MAX:
+                    self.counters["tcp.resets_suppressed"] += 1
+                else:
+                    send_header(path, segment)
+
+    def send_reset(self, path: Path, key: bytes, seq: int, ack: int | None = None) -> None:
+        """Queue a reset to the peer in `key`; with `ack` it acknowledges, too."""
+        source, destination = int.from_bytes(key[-2:], "big"), int.from_bytes(key[-4:-2], "big")
+        flags = wire.RST if ack is None else wire.RST | wire.ACK
+        self._headers.append((path, wire.Segment(source, destination, seq, ack or 0, flags, 0)))
+
+    # --- for connections --------------------------------------------------------------------------
+
+    def mss_for(self, path: Path) -> int:
+        """What we tell a peer to send at most: RFC 9293 section 3.7.1, without regard to
+        options."""
+        mss = path.mtu - path.header_bytes - wire.HEADER_BYTES
+        return mss if self._mss is None else min(mss, self._mss)
+
+    def initial_sequence_number(self, key: bytes, now: Instant) -> int:
+        """RFC 6528: a clock, and a function of the connection that nobody else can compute."""
+        return now // ISN_TICK + self._keyed(key, b"isn") & MASK
+
+    def stamp_base(self, key: bytes) -> int:
+        """Where the connection's timestamps begin (RFC 7323 section 5.4)."""
+        return self._keyed(key, b"stamp")
+
+    def _keyed(self, key: bytes, purpose: bytes) -> int:
+        digest = blake2b(key, digest_size=4, key=self._secret, person=purpose).digest()
+        return int.from_bytes(digest, "big")
+
+    def may_challenge(self, c: Connection, now: Instant) -> bool:
+        """Has `c` sent fewer challenges in this second than it may?"""
+        if now - c.challenged_at >= SECOND:
+            c.challenged_at, c.challenges = now, 0
+        c.challenges += 1
+        return c.challenges <= TCP_CHALLENGES_PER_SECOND_MAX
+
+    def has_room(self) -> bool:
+        """May there be another connection? One in TIME-WAIT gives way."""
+        if len(self.connections) < self.connections_max:
+            return True
+        if not self._time_wait:
+            return False
+        next(iter(self._time_wait)).end(None)
+        return True
+
+    def waiting(self, c: Connection) -> None:
+        """`c` is in TIME-WAIT now."""
+        self._time_wait[c] = None
+
+    def remove(self, c: Connection) -> None:
+        """`c` is CLOSED."""
+        if self.connections.get(c.key) is c:
+            del self.connections[c.key]
+        self._time_wait.pop(c, None)
+        if c.listener is not None:
+            c.listener.remove(c)
+
+
+def window_shift(receive_bytes: int) -> int:
+    """The least shift with which a window of that many bytes can be told."""
+    shift = 0
+    while receive_bytes >> shift > WINDOW_FIELD_MAX and shift < wire.WINDOW_SCALE_MAX:
+        shift += 1
+    return shift
+
+
+def is_unicast(address: bytes) -> bool:
+    """Could it be the address of one host? (An answer to any other would go to many, or
+    nowhere.)"""
+    if len(address) != 4:
+        return address[0] != 0xFF and any(address)
+    return 0 < address[0] < 224 and address[0] != 127
+
+
+def _key(path: Path, port: int, source_port: int) -> bytes:
+    """The key of a connection: addresses and ports as in a packet from the peer."""
+    ports = port.to_bytes(2, "big") + source_port.to_bytes(2, "big")
+    return path.destination + path.source + ports

@@ -1,0 +1,97 @@
+"""Passive open: a port that takes connections (RFC 9293 section 3.10.1, 3.10.7.2).
+
+A SYN makes a connection in SYN-RECEIVED, kept in the listener's backlog until its handshake is
+complete; only then does the user hear of it. The backlog is bounded. When it is full its oldest
+member is forgotten without a word: under a flood of forged SYNs, that is nearly always a forged
+one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from appliance.clock import Instant
+from appliance.netstack.ip.path import Path
+from appliance.netstack.tcp.connection import Connection, ConnectionUser
+from appliance.netstack.tcp.state import State
+from appliance.netstack.wire.tcp import ACK, RST, SYN, Segment
+
+if TYPE_CHECKING:
+    from appliance.netstack.tcp.host import Tcp
+
+
+class Listener:
+    """One port. `accept` gets each new connection and gives its user; None: it is reset."""
+
+    def __init__(
+        self,
+        tcp: Tcp,
+        port: int,
+        accept: Callable[[Connection], ConnectionUser | None],
+        backlog: int,
+        connections_max: int,
+    ) -> None:
+        self._tcp = tcp
+        self.port = port
+        self.accept = accept
+        self.backlog = backlog
+        self.connections_max = connections_max
+        self.half_open: dict[Connection, None] = {}  # oldest first
+        self.open: set[Connection] = set()  # accepted, and not CLOSED yet
+
+    def arrives(
+        self, path: Path, key: bytes, seg: Segment, now: Instant, iss: int | None = None
+    ) -> None:
+        """3.10.7.2 LISTEN STATE."""
+        counters = self._tcp.counters
+        if seg.flags & RST:  # first
+            counters["tcp.reset_to_listener"] += 1
+        elif seg.flags & ACK:  # second
+            self._tcp.send_reset(path, key, seg.ack)
+            counters["tcp.ack_to_listener"] += 1
+        elif not seg.flags & SYN:  # fourth
+            counters["tcp.no_syn"] += 1
+        elif len(self.open) >= self.connections_max or not self._tcp.has_room():
+            counters["tcp.too_many_connections"] += 1
+        else:  # third
+            self._open(path, key, seg, now, iss)
+
+    def _open(self, path: Path, key: bytes, seg: Segment, now: Instant, iss: int | None) -> None:
+        """Answer a SYN. Text or a FIN that came with it is not kept: the peer will repeat it."""
+        if len(self.half_open) >= self.backlog:
+            self._tcp.counters["tcp.syn_backlog_full"] += 1
+            next(iter(self.half_open)).end("forgotten: too many half-open connections")
+        if iss is None:
+            iss = self._tcp.initial_sequence_number(key, now)
+        c = Connection(self._tcp, path, key, iss, State.LISTEN)
+        c.listener = self
+        c.heard_at = c.progress_at = now
+        c.scales = seg.window_scale is not None
+        c.rcv.start(seg.seq)
+        c.negotiated(seg.mss, seg.window_scale, seg.timestamp is not None)
+        if seg.timestamp is not None:
+            c.stamp_recent, c.stamp_recent_at = seg.timestamp[0], now
+        c.snd.wnd = c.snd.wnd_max = seg.wnd
+        c.snd.wl1, c.snd.wl2 = seg.seq, iss
+        c.become(State.SYN_RECEIVED)
+        c.syn_due = True
+        self._tcp.connections[key] = c
+        self.half_open[c] = None
+        c.mark()
+
+    def established(self, c: Connection) -> ConnectionUser | None:
+        """The handshake of `c` is complete: who uses it?"""
+        del self.half_open[c]
+        self.open.add(c)
+        return self.accept(c)
+
+    def remove(self, c: Connection) -> None:
+        """`c` is CLOSED."""
+        self.half_open.pop(c, None)
+        self.open.discard(c)
+
+    def close(self) -> None:
+        """Take no more connections; reset those that were not accepted yet."""
+        self._tcp.listeners.pop(self.port, None)
+        for c in list(self.half_open):
+            c.abort()

@@ -1,0 +1,254 @@
+"""What a connection sends: decided here, for everything at once, when Tcp.flush asks.
+
+In this order: a SYN or a keep-alive probe if one is due; text and FIN that are believed lost; new
+text and FIN; and if none of these carried it, the acknowledgement that is owed.
+
+New text goes in packets of up to `super_bytes`, a whole number of segments of the effective MSS,
+which the link cuts up. How much may go is the least of what there is, what the peer's window takes
+and what congestion control allows. A part of a segment waits, unless it ends what there is
+(RFC 9293 section 3.8.6.2.1, the sender's side of the silly window syndrome) and Nagle's algorithm
+is off or nothing is in flight.
+
+`emit` is the only place that fills a header. It sends the acknowledgement and the window with
+everything, so nothing is owed after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from appliance.clock import MILLISECOND, Instant
+from appliance.limits import TCP_DELAYED_ACK
+from appliance.netstack.ip.path import Path
+from appliance.netstack.tcp.retransmission import probe_interval
+from appliance.netstack.tcp.sequence import MASK
+from appliance.netstack.tcp.state import State
+from appliance.netstack.wire.checksum import fold, word_sum_of
+from appliance.netstack.wire.tcp import (
+    ACK,
+    CHANGING,
+    CHECKSUM_AT,
+    FIN,
+    PLAIN_OFFSET,
+    PROTOCOL,
+    PSH,
+    STAMP_PREFIX,
+    STAMPED_OFFSET,
+    SYN,
+    Segment,
+    pack_plain,
+    pack_stamped,
+)
+
+if TYPE_CHECKING:
+    from appliance.netstack.tcp.connection import Connection
+
+Buffer = bytes | bytearray | memoryview
+
+DUPLICATE_ACKS_MAX: Final = 8
+"""Acknowledgements in one flush: one for each segment out of order, so that the peer's fast
+retransmit can count them; more tell it nothing new."""
+
+
+def output(c: Connection, now: Instant) -> None:
+    """Send whatever may be sent now."""
+    snd, rcv = c.snd, c.rcv
+    if c.syn_due:
+        emit_syn(c, now)
+    elif c.probe_due:
+        c.probe_due = False
+        emit(c, snd.nxt - 1, ACK, (), 0, now)
+    if snd.nxt < snd.limit or snd.lost < snd.lost_end:
+        send_text(c, now)
+    unacked = rcv.unacked
+    if rcv.acks_owed or unacked >= 2 * c.mss or rcv.has_opened:
+        acknowledge(c, now)
+    elif unacked and c.ack_timer.deadline is None:
+        c.ack_timer.set(now + TCP_DELAYED_ACK)
+    if c.closed and c.state is State.FIN_WAIT_2:
+        c.reap_later(now)
+
+
+def acknowledge(c: Connection, now: Instant) -> None:
+    """Nothing else carried it: acknowledgements without text."""
+    if c.state in (State.SYN_SENT, State.SYN_RECEIVED, State.CLOSED):
+        if c.state is State.SYN_RECEIVED:
+            emit(c, c.snd.nxt, ACK, (), 0, now)
+        return
+    for _ in range(min(max(c.rcv.acks_owed, 1), DUPLICATE_ACKS_MAX)):
+        emit(c, c.snd.nxt, ACK, (), 0, now)
+
+
+# --- text --------------------------------------------------------------------
+
+
+def send_text(c: Connection, now: Instant) -> None:
+    """Send text, and the FIN behind it, as far as windows allow."""
+    snd = c.snd
+    if snd.una == snd.iss or c.state is State.CLOSED:
+        return  # our SYN is not acknowledged yet
+    if snd.una == snd.nxt:
+        c.progress_at = now
+        if now - c.sent_at > c.round_trip.rto:
+            c.congestion.idle()
+    if snd.lost < snd.lost_end:
+        _send_lost(c, now)
+    while snd.nxt < snd.limit and snd.lost == snd.lost_end:
+        count = _allowance(c)
+        if count < 0:
+            break
+        _send_new(c, count, now)
+    timer = c.resend_timer
+    if timer.deadline is None:
+        if snd.una < snd.nxt:
+            timer.set(now + c.round_trip.rto)
+        elif snd.nxt < snd.limit:  # the window is closed
+            timer.set(now + probe_interval(c))
+    c.sent_at = now
+
+
+def _allowance(c: Connection) -> int:
+    """How many bytes of new text go into the next packet. 0: a FIN alone. -1: nothing now."""
+    snd = c.snd
+    waiting = snd.end - snd.nxt
+    usable = snd.una + snd.wnd - snd.nxt
+    if c.send_at_once:
+        return min(waiting, c.mss, max(usable, 1))
+    if waiting <= 0:
+        return 0 if usable > 0 else -1
+    count = min(waiting, c.super_bytes, usable, c.congestion.window - snd.flight)
+    mss = c.mss
+    if count >= mss:
+        return count if count == waiting else count - count % mss
+    if count <= 0:
+        return -1
+    if count == waiting:
+        return count if c.nodelay or snd.una == snd.nxt else -1
+    # Part of a segment, though there is more: only where the peer's whole buffer is that small.
+    return count if count == usable and 2 * count >= snd.wnd_max else -1
+
+
+def _send_new(c: Connection, count: int, now: Instant) -> None:
+    snd = c.snd
+    seq = snd.nxt
+    pieces = snd.take(count) if count else []
+    flags = ACK
+    if snd.nxt == snd.end:
+        flags = ACK | PSH if count else ACK
+        if snd.fin is not None and (c.send_at_once or snd.nxt < snd.una + snd.wnd):
+            flags |= FIN
+            snd.nxt += 1
+    c.send_at_once = False
+    if snd.timed is None:
+        snd.timed = snd.nxt
+        snd.timed_at = now
+    emit(c, seq, flags, pieces, count, now)
+
+
+def _send_lost(c: Connection, now: Instant) -> None:
+    """Send the lost run again, as far as it goes. The window is respected here too, because the
+    peer may have moved its edge left; one byte always goes, as a probe."""
+    snd = c.snd
+    while snd.lost < snd.lost_end:
+        seq = snd.lost
+        room = c.congestion.window - snd.flight
+        if c.send_at_once:
+            room = max(room, c.mss)
+        usable = snd.una + snd.wnd - seq
+        if c.send_at_once or seq == snd.una:
+            usable = max(usable, 1)
+        left = snd.lost_end - seq
+        count = min(left, c.super_bytes, room, usable)
+        if count < min(left, c.mss, usable) or count <= 0:
+            break
+        if count > c.mss and count < left:
+            count -= count % c.mss
+        snd.lost += count
+        c.send_at_once = False
+        c.counters["tcp.bytes_resent"] += count
+        flags = ACK
+        if seq + count == snd.end or seq + count - 1 == snd.fin:
+            flags = ACK | PSH
+        if snd.fin is not None and seq + count > snd.fin:
+            flags |= FIN
+            count -= 1
+        emit(c, seq, flags, snd.again(seq, count), count, now)
+
+
+# --- segments ----------------------------------------------------------------
+
+
+def emit(
+    c: Connection, seq: int, flags: int, pieces: Sequence[Buffer], count: int, now: Instant
+) -> None:
+    """Send one packet with `count` bytes of text. Whatever we owe the peer is paid with it."""
+    rcv = c.rcv
+    window = rcv.advertise()
+    path = c.path
+    header = c.header
+    if path.checksum_offload:
+        checksum = c.checksum_base + count
+        checksum = (checksum & 0xFFFF) + (checksum >> 16)
+        checksum = (checksum & 0xFFFF) + (checksum >> 16)
+    else:
+        checksum = 0
+    ack = rcv.nxt
+    if c.stamps:
+        stamp = now // MILLISECOND + c.stamp_base & MASK
+        flags |= STAMPED_OFFSET
+        pack_stamped(
+            header, CHANGING, seq & MASK, ack & MASK, flags, window, checksum,
+            STAMP_PREFIX, stamp, c.stamp_recent,
+        )  # fmt: skip
+    else:
+        flags |= PLAIN_OFFSET
+        pack_plain(header, CHANGING, seq & MASK, ack & MASK, flags, window, checksum)
+    if not path.checksum_offload:
+        _fill_checksum(header, c.checksum_base + count, pieces)
+    rcv.acked = ack
+    rcv.unacked = 0
+    rcv.acks_owed = 0
+    c.ack_timer.deadline = None
+    path.send_tcp(header, pieces, count, c.mss)
+
+
+def emit_syn(c: Connection, now: Instant) -> None:
+    """SYN, or SYN and ACK, with the options that we offer or agree to."""
+    c.syn_due = False
+    snd, rcv, tcp = c.snd, c.rcv, c.tcp
+    snd.nxt = snd.iss + 1
+    if not c.syn_was_lost:
+        snd.timed, snd.timed_at = snd.nxt, now
+    active = c.state is State.SYN_SENT
+    segment = Segment(c.local_port, c.peer_port, snd.iss, 0, SYN, min(rcv.capacity, 0xFFFF))
+    segment.mss = tcp.mss_for(c.path)
+    if active or c.scales:
+        segment.window_scale = tcp.window_shift
+    if active or c.stamps:
+        segment.timestamp = (now // MILLISECOND + c.stamp_base & MASK, c.stamp_recent)
+    if not active:
+        segment.flags |= ACK
+        segment.ack = rcv.nxt
+        segment.wnd = min(rcv.window, 0xFFFF)
+    send_header(c.path, segment)
+    rcv.acks_owed = 0
+    if c.resend_timer.deadline is None:
+        c.progress_at = now
+        c.resend_timer.set(now + c.round_trip.rto)
+
+
+def send_header(path: Path, segment: Segment) -> None:
+    """Send a segment without text that is not one of an established connection."""
+    header = segment.emit()
+    total = path.pseudo_sum + PROTOCOL + len(header)
+    if path.checksum_offload:
+        header[CHECKSUM_AT : CHECKSUM_AT + 2] = fold(total).to_bytes(2, "big")
+    else:
+        _fill_checksum(header, total, ())
+    path.send_tcp(header, (), 0, len(header))
+
+
+def _fill_checksum(header: bytearray, pseudo: int, pieces: Sequence[Buffer]) -> None:
+    total = fold(pseudo + word_sum_of((header, *pieces)))
+    header[CHECKSUM_AT : CHECKSUM_AT + 2] = (0xFFFF - total).to_bytes(2, "big")

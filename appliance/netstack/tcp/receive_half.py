@@ -1,0 +1,252 @@
+"""The receive half: RCV.* (RFC 9293 section 3.3.1), the text that has arrived, and the window.
+
+       taken by the user | waiting (pieces) |  holes and out-of-order text   |
+    ---------------------|------------------|--------------------------------|---
+                                            nxt                              edge
+
+The text stays in the frames it came in: pieces are views of them. `edge` is the right edge of the
+window as the peer knows it, and never moves left (RFC 9293 section 3.8.6.2.2): what was promised
+will be taken. What is promised is the capacity less what waiting text is charged. A piece is
+charged at least 256 bytes, so that a peer that sends single bytes pays for the objects around them.
+
+Text can cost more than its bytes only while it waits in small pieces; those are then copied
+together. A peer that acknowledges rounding (see `advertise`) can get a little more than was meant.
+Beyond that, and when all connections together have too much, text is dropped: the peer sends it
+again.
+
+Invariants, while the connection is synchronized:
+  R1  nxt <= edge
+  R2  out of order: sorted, disjoint, everything behind nxt and before edge, and never more pieces
+      than the limit
+  R3  what was received first stays; what comes again is thrown away
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from appliance.limits import (
+    TCP_OUT_OF_ORDER_PIECES_MAX,
+    TCP_PIECE_BYTES_MIN,
+    TCP_RECEIVE_TOTAL_BYTES_MAX,
+)
+
+WINDOW_FIELD_MAX = 0xFFFF
+
+
+class Budget:
+    """What all connections of a host together keep of text."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int = TCP_RECEIVE_TOTAL_BYTES_MAX) -> None:
+        self.limit = limit
+        self.used = 0
+
+    @property
+    def exhausted(self) -> bool:
+        return self.used > self.limit
+
+
+def charge_for(count: int) -> int:
+    """What a piece of `count` bytes costs."""
+    return count if count > TCP_PIECE_BYTES_MIN else TCP_PIECE_BYTES_MIN
+
+
+class ReceiveHalf:
+    """Receive sequence variables, and the text on its way to the user."""
+
+    __slots__ = (
+        "_budget", "_held", "_joined_at", "acked", "acks_owed", "capacity", "charge", "count",
+        "edge", "fin", "irs", "nxt", "out_of_order", "out_of_order_charge", "pieces", "shift",
+        "step", "unacked",
+    )  # fmt: skip
+
+    def __init__(self, capacity: int, budget: Budget) -> None:
+        self._budget = budget
+        self._held = 0  # what the budget knows of us
+        self.capacity = capacity
+        self.step = 1  # the window is opened by no less (silly window syndrome)
+        self.shift = 0  # of our windows (RFC 7323 section 2)
+        self.irs = 0
+        self.nxt = 0
+        self.edge = 0
+        self.acked = 0  # the acknowledgement number last sent
+        self.unacked = 0  # bytes that arrived in order since then
+        self.acks_owed = 0  # segments that must be answered at once
+        self.fin: int | None = None  # where the peer's FIN is, once it is known
+        self.pieces: list[memoryview] = []
+        self.count = 0  # bytes in pieces
+        self.charge = 0
+        self._joined_at = 0  # pieces before this index are not worth joining
+        self.out_of_order: list[tuple[int, memoryview]] = []
+        self.out_of_order_charge = 0
+
+    def start(self, irs: int) -> None:
+        """The peer's SYN has come. The window of a SYN or SYN-ACK is not scaled."""
+        self.irs = irs
+        self.nxt = self.acked = irs + 1
+        self.edge = self.nxt + min(self.capacity, WINDOW_FIELD_MAX)
+
+    def negotiated(self, shift: int, mss: int) -> None:
+        """Windows will be in units of 2**shift; the peer's segments carry up to `mss` bytes."""
+        self.shift = shift
+        self.capacity = min(self.capacity, WINDOW_FIELD_MAX << shift) >> shift << shift
+        self.step = min(self.capacity // 2, mss)
+
+    # --- the window ----------------------------------------------------------
+
+    @property
+    def window(self) -> int:
+        """RCV.WND: what the peer may still send."""
+        return self.edge - self.nxt
+
+    def advertise(self) -> int:
+        """The window field of a segment that is sent now.
+
+        The edge moves right when there is enough new room, and otherwise stays where it is. The
+        field counts in units of 2**shift, so where the edge stays it is rounded up: rounding down
+        would move it left (RFC 7323 section 2.4).
+        """
+        nxt, shift = self.nxt, self.shift
+        free = self.free
+        field = free >> shift
+        edge = nxt + (field << shift)
+        if edge < self.edge or (edge - self.edge < self.step and self.charge):
+            field = (self.edge - nxt + (1 << shift) - 1) >> shift
+            edge = nxt + (field << shift)
+        self.edge = edge
+        return field
+
+    @property
+    def free(self) -> int:
+        """Room for text that was not promised or may not be promised yet."""
+        if self._held and self._budget.exhausted:
+            return 0
+        return max(self.capacity - self.charge, 0)
+
+    @property
+    def has_opened(self) -> bool:
+        """The window could be at least twice as large as the peer thinks."""
+        window = self.edge - self.nxt
+        free = self.free
+        return free >= 2 * window and free - window >= self.step and self.fin is None
+
+    # --- text ----------------------------------------------------------------
+
+    def accept(self, seq: int, text: memoryview) -> bool:
+        """Take text that begins at `seq`, within the window. False: there was no room for it."""
+        if self._must_refuse:
+            return False
+        skip = self.nxt - seq
+        if skip < 0:
+            return self._keep(seq, text)
+        if skip:
+            text = text[skip:]
+        self._append(text)
+        if self.out_of_order:
+            self._join()
+        return True
+
+    @property
+    def _must_refuse(self) -> bool:
+        held = self.charge + self.out_of_order_charge
+        if not held:
+            return False
+        return self.count > self.capacity + self.capacity // 4 or self._budget.exhausted
+
+    def _append(self, text: memoryview) -> None:
+        size = len(text)
+        self.pieces.append(text)
+        self.nxt += size
+        self.unacked += size
+        self.count += size
+        self.charge += charge_for(size)
+        if self.charge - self.count > self.capacity // 4:
+            self._compact()
+
+    def _join(self) -> None:
+        """Move out-of-order text that nxt has reached behind the rest; throw away what nxt has
+        passed: a segment that was sent again may have been cut differently (R2, R3)."""
+        queue = self.out_of_order
+        reached = 0
+        for seq, text in queue:
+            if seq > self.nxt:
+                break
+            reached += 1
+            self.out_of_order_charge -= charge_for(len(text))
+            if seq + len(text) > self.nxt:
+                self._append(text[self.nxt - seq :])
+        del queue[:reached]
+        if reached:
+            self.acks_owed = 1  # a hole was filled (RFC 5681 section 4.2)
+
+    def _keep(self, seq: int, text: memoryview) -> bool:
+        """Out of order: keep what nobody has sent before (R3)."""
+        queue = self.out_of_order
+        stop = seq + len(text)
+        at = bisect_left(queue, seq, key=lambda piece: piece[0])
+        if at:
+            before, known = queue[at - 1]
+            seq = max(seq, before + len(known))
+        taken = stop - len(text)  # the sequence number of text[0]
+        while seq < stop:
+            until = min(queue[at][0], stop) if at < len(queue) else stop
+            if until > seq:
+                if len(queue) >= TCP_OUT_OF_ORDER_PIECES_MAX:
+                    return False
+                piece = text[seq - taken : until - taken]
+                queue.insert(at, (seq, piece))
+                self.out_of_order_charge += charge_for(len(piece))
+                at += 1
+            if at == len(queue):
+                break
+            seq = max(seq, queue[at][0] + len(queue[at][1]))
+            at += 1
+        return True
+
+    def _compact(self) -> None:
+        """Copy runs of small pieces together. It happens once in many pieces, so that a byte is
+        not copied again and again."""
+        run: list[memoryview] = []
+        result: list[memoryview] = self.pieces[: self._joined_at]
+        for piece in self.pieces[self._joined_at :]:
+            if len(piece) < TCP_PIECE_BYTES_MIN:
+                run.append(piece)
+                continue
+            _flush_run(run, result)
+            result.append(piece)
+        _flush_run(run, result)
+        self.pieces = result
+        self._joined_at = len(result)
+        self.charge = sum(charge_for(len(piece)) for piece in result)
+
+    # --- the user ------------------------------------------------------------
+
+    def take(self) -> list[memoryview]:
+        """All text that has arrived in order."""
+        pieces = self.pieces
+        self.pieces = []
+        self.count = self.charge = self._joined_at = 0
+        if self._held:
+            self.account()
+        return pieces
+
+    def account(self) -> None:
+        """Tell the budget what is kept here. Text that is taken at once is never told of."""
+        held = self.charge + self.out_of_order_charge
+        self._budget.used += held - self._held
+        self._held = held
+
+    def forget(self) -> None:
+        """The connection is over: let go of everything out of order. What arrived in order stays
+        for the user."""
+        self.out_of_order.clear()
+        self.out_of_order_charge = 0
+        self.account()
+
+
+def _flush_run(run: list[memoryview], result: list[memoryview]) -> None:
+    if run:
+        result.append(memoryview(b"".join(run)))
+        run.clear()

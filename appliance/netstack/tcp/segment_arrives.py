@@ -1,0 +1,334 @@
+"""SEGMENT ARRIVES (RFC 9293 section 3.10.7): one function per step, in the RFC's order.
+
+A step that ends the processing of a segment raises Drop, whose reason is counted. The steps for a
+segment that belongs to no connection are in host.py (CLOSED) and listener.py (LISTEN).
+
+Added to the RFC's steps: PAWS (RFC 7323 section 5.3), the checks of RFC 5961 against blind attacks,
+the reuse of a connection in TIME-WAIT (RFC 6191), and that a reset does not end TIME-WAIT (RFC
+1337)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from appliance.clock import SECOND, Instant
+from appliance.netstack.tcp.retransmission import acknowledged
+from appliance.netstack.tcp.sequence import is_before, unwrap
+from appliance.netstack.tcp.state import RECEIVING, State
+from appliance.netstack.wire.tcp import ACK, FIN, RST, SYN, Segment
+
+if TYPE_CHECKING:
+    from appliance.netstack.tcp.connection import Connection
+
+STAMPS_AGE_AFTER = 24 * 24 * 3600 * SECOND
+"""RFC 7323 section 5.5: after so long without a segment the peer's timestamps prove nothing."""
+
+
+class Drop(Exception):
+    """The segment is finished with; why, as the name of a counter."""
+
+
+def segment_arrives(c: Connection, seg: Segment, now: Instant) -> None:
+    """A segment for `c`, in any state but CLOSED and LISTEN."""
+    try:
+        if c.state is State.SYN_SENT:
+            arrives_in_syn_sent(c, seg, now)
+        else:
+            seg.seq = unwrap(seg.seq, c.rcv.nxt)
+            seg.ack = unwrap(seg.ack, c.snd.una)
+            arrives_in_other_states(c, seg, now)
+    except Drop as drop:
+        c.counters[str(drop)] += 1
+    if c.state is not State.CLOSED:
+        c.predict()
+
+
+# --- 3.10.7.3 SYN-SENT STATE ---------------------------------------------------------------------
+
+
+def arrives_in_syn_sent(c: Connection, seg: Segment, now: Instant) -> None:
+    """3.10.7.3 SYN-SENT STATE."""
+    snd = c.snd
+    seg.ack = unwrap(seg.ack, snd.una)
+    acknowledges = bool(seg.flags & ACK)
+    if acknowledges and not snd.iss < seg.ack <= snd.nxt:  # first
+        if not seg.flags & RST:
+            c.tcp.send_reset(c.path, c.key, seg.ack)
+        raise Drop("tcp.unacceptable_ack")
+    if seg.flags & RST:  # second
+        if acknowledges:
+            c.end("connection refused")
+        raise Drop("tcp.reset_in_syn_sent")
+    if not seg.flags & SYN:  # fifth
+        raise Drop("tcp.no_syn")
+    c.heard_at = now  # fourth
+    c.rcv.start(seg.seq)
+    c.scales = seg.window_scale is not None
+    c.negotiated(seg.mss, seg.window_scale, seg.timestamp is not None)
+    if seg.timestamp is not None:
+        c.stamp_recent, c.stamp_recent_at = seg.timestamp[0], now
+    snd.wnd = snd.wnd_max = seg.wnd
+    snd.wl1, snd.wl2 = seg.seq, seg.ack if acknowledges else snd.iss
+    if not acknowledges:
+        c.become(State.SYN_RECEIVED)
+        c.resend_timer.clear()
+        c.syn_due = True
+        c.mark()
+        return
+    acknowledged(c, seg.ack, now)
+    c.rcv.acks_owed = 1
+    c.established(now)
+    seg.seq += 1
+    seg.flags ^= SYN
+    process_text(c, seg)
+    check_fin(c, seg, now)
+    c.deliver()
+
+
+# --- 3.10.7.4 OTHER STATES -----------------------------------------------------------------------
+
+
+def arrives_in_other_states(c: Connection, seg: Segment, now: Instant) -> None:
+    """3.10.7.4 OTHER STATES."""
+    answer_repeated_syn(c, seg)
+    check_timestamp(c, seg, now)
+    check_sequence_number(c, seg, now)
+    note_timestamp(c, seg, now)
+    check_rst(c, seg, now)
+    check_syn(c, seg, now)
+    check_ack(c, seg, now)
+    process_text(c, seg)
+    check_fin(c, seg, now)
+    c.deliver()
+
+
+def answer_repeated_syn(c: Connection, seg: Segment) -> None:
+    """In SYN-RECEIVED: the peer's SYN again, because our answer was lost; or, in a simultaneous
+    open, its answer to our SYN, whose own SYN we already have (figure 7)."""
+    if c.state is not State.SYN_RECEIVED or not seg.flags & SYN or seg.seq != c.rcv.irs:
+        return
+    if seg.flags & ACK:
+        seg.seq += 1
+        seg.flags ^= SYN
+    elif not seg.flags & RST:
+        c.syn_due = True
+        c.mark()
+        raise Drop("tcp.syn_repeated")
+
+
+def check_timestamp(c: Connection, seg: Segment, now: Instant) -> None:
+    """PAWS: a segment with an older timestamp than one in order before it is an old duplicate. One
+    without a timestamp is let through: some middleboxes and peers lose the option."""
+    if not c.stamps or seg.timestamp is None or seg.flags & RST:
+        return
+    if not is_before(seg.timestamp[0], c.stamp_recent):
+        return
+    if now - c.stamp_recent_at > STAMPS_AGE_AFTER:
+        return
+    answer_unacceptable(c, seg, now)
+    raise Drop("tcp.paws")
+
+
+def check_sequence_number(c: Connection, seg: Segment, now: Instant) -> None:
+    """First: is any part of it inside the window? A closed window still takes the acknowledgement
+    and the reset of a segment that begins at its edge (section 3.4)."""
+    rcv = c.rcv
+    last = seg.seq + max(seg.length, 1) - 1
+    if last >= rcv.nxt and seg.seq < max(rcv.edge, rcv.nxt + 1):
+        return
+    if seg.flags & RST:
+        raise Drop("tcp.reset_outside_window")
+    if c.state is State.TIME_WAIT and seg.flags & FIN:
+        c.wait_2msl(now)
+    answer_unacceptable(c, seg, now)
+    raise Drop("tcp.outside_window")
+
+
+def answer_unacceptable(c: Connection, seg: Segment, now: Instant) -> None:
+    """A repeated segment with text or FIN is acknowledged again, since the acknowledgement may have
+    been lost. Others get the same answer, but only so often: two peers that each find the other's
+    numbers wrong would otherwise never stop."""
+    if seg.length and not seg.flags & SYN and seg.seq + seg.length <= c.rcv.nxt:
+        c.rcv.acks_owed = 1
+        c.mark()
+    else:
+        c.challenge(now)
+
+
+def note_timestamp(c: Connection, seg: Segment, now: Instant) -> None:
+    """RFC 7323 section 4.3: echo the timestamp of the earliest segment not acknowledged yet."""
+    c.heard_at = now
+    if c.stamps and seg.timestamp is not None and seg.seq <= c.rcv.acked:
+        c.stamp_recent, c.stamp_recent_at = seg.timestamp[0], now
+
+
+def check_rst(c: Connection, seg: Segment, now: Instant) -> None:
+    """Second: RST. It must have exactly the expected number, or it is challenged (RFC 5961)."""
+    if not seg.flags & RST:
+        return
+    if c.state is State.TIME_WAIT:
+        raise Drop("tcp.reset_in_time_wait")
+    if seg.seq != c.rcv.nxt:
+        c.challenge(now)
+        raise Drop("tcp.reset_challenged")
+    match c.state:
+        case State.SYN_RECEIVED:
+            c.end("connection refused")
+        case State.CLOSING | State.LAST_ACK:
+            c.end(None)  # both sides have said all; RFC: enter the CLOSED state
+        case _:
+            c.end("reset by peer")
+    raise Drop("tcp.resets_received")
+
+
+def check_syn(c: Connection, seg: Segment, now: Instant) -> None:
+    """Fourth: SYN. It may be forged; a peer that has restarted answers the challenge with a
+    reset."""
+    if seg.flags & SYN:
+        c.challenge(now)
+        raise Drop("tcp.syn_challenged")
+
+
+def check_ack(c: Connection, seg: Segment, now: Instant) -> None:
+    """Fifth: ACK."""
+    snd = c.snd
+    if not seg.flags & ACK:
+        raise Drop("tcp.no_ack")
+    if c.state is State.SYN_RECEIVED:
+        if not snd.una < seg.ack <= snd.nxt:
+            c.tcp.send_reset(c.path, c.key, seg.ack)
+            raise Drop("tcp.unacceptable_ack")
+        snd.wnd = snd.wnd_max = seg.wnd << snd.shift
+        snd.wl1, snd.wl2 = seg.seq, seg.ack
+        acknowledged(c, seg.ack, now)
+        c.established(now)
+        if c.state is State.CLOSED:
+            raise Drop("tcp.refused")
+    if seg.ack > snd.nxt:
+        c.challenge(now)
+        raise Drop("tcp.acknowledges_unsent")
+    if seg.ack < snd.una - snd.wnd_max:
+        c.challenge(now)
+        raise Drop("tcp.ack_too_old")
+    if seg.ack > snd.una:
+        acknowledged(c, seg.ack, now)
+    elif is_duplicate(c, seg):
+        c.recovery.duplicate(c)
+    update_window(c, seg)
+    check_our_fin(c, now)
+    if c.crowded:
+        c.ease()
+
+
+def is_duplicate(c: Connection, seg: Segment) -> bool:
+    """RFC 5681 section 2: an acknowledgement that can only mean that a segment arrived
+    elsewhere."""
+    snd = c.snd
+    return (
+        seg.ack == snd.una
+        and snd.nxt > snd.una
+        and not seg.length
+        and seg.wnd << snd.shift == snd.wnd
+        and snd.wnd > 0
+    )
+
+
+def update_window(c: Connection, seg: Segment) -> None:
+    """SND.WND, unless the segment is older than the one that set it."""
+    snd = c.snd
+    if seg.ack < snd.una or (snd.wl1, snd.wl2) > (seg.seq, seg.ack):
+        return
+    was_closed = not snd.wnd
+    snd.wnd = seg.wnd << snd.shift
+    snd.wl1, snd.wl2 = seg.seq, seg.ack
+    snd.wnd_max = max(snd.wnd_max, snd.wnd)
+    if snd.wnd and (was_closed or c.probes):
+        window_opened(c)
+    if snd.nxt < snd.limit:
+        c.mark()
+
+
+def window_opened(c: Connection) -> None:
+    """It was closed. What is in flight was sent into a closed window and thrown away."""
+    snd = c.snd
+    c.probes = 0
+    c.resend_timer.clear()
+    if snd.una < snd.nxt:
+        snd.lose(snd.una, snd.nxt)
+    c.mark()
+
+
+def check_our_fin(c: Connection, now: Instant) -> None:
+    """Is our FIN acknowledged?"""
+    if not c.snd.fin_is_acknowledged:
+        return
+    match c.state:
+        case State.FIN_WAIT_1:
+            c.become(State.FIN_WAIT_2)
+            if c.closed:
+                c.reap_later(now)
+        case State.CLOSING:
+            c.wait_2msl(now)
+            raise Drop("tcp.closed")
+        case State.LAST_ACK:
+            c.end(None)
+            raise Drop("tcp.closed")
+
+
+def process_text(c: Connection, seg: Segment) -> None:
+    """Seventh: the text. (Sixth, urgent data, is text like any other: RFC 6093.)"""
+    rcv = c.rcv
+    if not seg.text or c.state not in RECEIVING:
+        return
+    if c.closed and seg.seq + len(seg.text) > rcv.nxt:
+        c.counters["tcp.text_after_close"] += 1
+        c.abort()
+        raise Drop("tcp.aborted")
+    text = memoryview(seg.text)
+    limit = rcv.edge if rcv.fin is None else min(rcv.edge, rcv.fin)
+    beyond = seg.seq + len(text) - limit
+    if beyond > 0:
+        c.counters["tcp.text_beyond_window"] += 1
+        seg.flags &= ~FIN  # it is not reached
+        text = text[: max(len(text) - beyond, 0)]
+    in_order = seg.seq <= rcv.nxt
+    if seg.seq + len(text) > rcv.nxt and not rcv.accept(seg.seq, text):
+        c.counters["tcp.no_room"] += 1
+        seg.flags &= ~FIN
+    if not in_order or beyond > 0 or rcv.out_of_order:
+        rcv.acks_owed += 1
+    c.mark()
+
+
+def check_fin(c: Connection, seg: Segment, now: Instant) -> None:
+    """Eighth: FIN. It counts when everything before it has arrived."""
+    rcv = c.rcv
+    if seg.flags & FIN and rcv.fin is None and c.state in RECEIVING:
+        note_fin(c, seg)
+    if rcv.fin != rcv.nxt or c.state not in RECEIVING:
+        return
+    rcv.nxt += 1
+    rcv.edge = max(rcv.edge, rcv.nxt)
+    rcv.acks_owed = max(rcv.acks_owed, 1)
+    c.mark()
+    match c.state:
+        case State.ESTABLISHED:
+            c.become(State.CLOSE_WAIT)
+        case State.FIN_WAIT_1:
+            c.become(State.CLOSING)
+        case State.FIN_WAIT_2:
+            c.wait_2msl(now)
+
+
+def note_fin(c: Connection, seg: Segment) -> None:
+    """Remember where the FIN is. Nothing is accepted behind it."""
+    rcv = c.rcv
+    fin = seg.seq + len(seg.text)
+    if fin < rcv.nxt or fin > rcv.edge:
+        return
+    if rcv.out_of_order and fin < rcv.out_of_order[-1][0] + len(rcv.out_of_order[-1][1]):
+        return  # a FIN before text that has been received: what came first stays
+    rcv.fin = fin
+    if fin != rcv.nxt:
+        rcv.acks_owed = max(rcv.acks_owed, 1)
+        c.mark()

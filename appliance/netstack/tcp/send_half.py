@@ -1,0 +1,146 @@
+"""The send half: SND.* (RFC 9293 section 3.3.1) and the text behind it.
+
+        sent, not acknowledged      not sent yet
+    ---|---------------------------|---------------------|--- FIN
+       una                         nxt                   end   fin
+
+The text stays where the user has it. Two queues of (first sequence number, buffer) refer to it:
+`sent` from una on, `unsent` from nxt on. Sending moves references from one to the other, and cuts
+one in two where a segment ends inside it. So any range can be sent again, whatever the segments it
+was in at first; nothing is copied, and nothing depends on how a super-segment was cut up.
+
+`nxt` never goes back. What is believed lost is the run [lost, lost_end), to be sent again before
+anything new; it is not in flight. (With SACK there would be more than one such run.)
+
+Sequence numbers are unwrapped. SYN takes `iss`, the text begins at iss + 1, FIN takes `fin`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+
+from appliance.limits import TCP_PIECES_MAX
+
+Buffer = bytes | bytearray | memoryview
+
+
+class SendHalf:
+    """Send sequence variables, and what the user has sent."""
+
+    __slots__ = (
+        "departed", "end", "fin", "iss", "limit", "lost", "lost_end", "nxt", "sent", "shift",
+        "timed", "timed_at", "una", "unsent", "wl1", "wl2", "wnd", "wnd_max",
+    )  # fmt: skip
+
+    def __init__(self, iss: int) -> None:
+        self.iss = iss
+        self.una = iss
+        self.nxt = iss
+        self.end = iss + 1  # the sequence number behind the last byte of text
+        self.fin: int | None = None
+        self.limit = iss + 1  # behind everything there is to send, FIN included
+        self.wnd = 0
+        self.wnd_max = 0  # the largest window seen
+        self.wl1 = 0
+        self.wl2 = 0
+        self.shift = 0  # of the peer's windows (RFC 7323 section 2)
+        self.lost = self.lost_end = iss
+        self.departed = 0  # bytes that have left the network, as duplicate acknowledgements say
+        self.timed: int | None = None  # when this is acknowledged, a round trip has been measured
+        self.timed_at = 0
+        self.unsent: deque[tuple[int, Buffer]] = deque()
+        self.sent: deque[tuple[int, Buffer]] = deque()
+
+    @property
+    def flight(self) -> int:
+        """Bytes that are in the network now, as far as we know."""
+        return self.nxt - self.una - self.departed - (self.lost_end - self.lost)
+
+    @property
+    def unacknowledged_text(self) -> int:
+        """Bytes of text that the user has sent and the peer has not acknowledged."""
+        return self.end - max(self.una, self.iss + 1)
+
+    @property
+    def fin_is_acknowledged(self) -> bool:
+        return self.fin is not None and self.una > self.fin
+
+    def queue(self, buffer: Buffer) -> None:
+        """Append text. The buffer must stay as it is."""
+        size = len(buffer)
+        if size:
+            self.unsent.append((self.end, buffer))
+            self.end += size
+            self.limit = self.end
+
+    def finish(self) -> None:
+        """A FIN follows the text."""
+        self.fin = self.end
+        self.limit = self.end + 1
+
+    def take(self, count: int) -> list[Buffer]:
+        """The first `count` bytes that were not sent yet: now they are."""
+        unsent, sent = self.unsent, self.sent
+        self.nxt += count
+        if self.nxt == self.end:
+            pieces = [buffer for _, buffer in unsent]
+            sent.extend(unsent)
+            unsent.clear()
+            return joined_if_many(pieces)
+        pieces = []
+        while count:
+            start, buffer = unsent.popleft()
+            if len(buffer) > count:
+                view = memoryview(buffer)
+                unsent.appendleft((start + count, view[count:]))
+                buffer = view[:count]
+            sent.append((start, buffer))
+            pieces.append(buffer)
+            count -= len(buffer)
+        return joined_if_many(pieces)
+
+    def again(self, seq: int, count: int) -> list[Buffer]:
+        """The text of [seq, seq + count), which has been sent before."""
+        pieces: list[Buffer] = []
+        stop = seq + count
+        for start, buffer in self.sent:
+            if start >= stop:
+                break
+            if start + len(buffer) > seq:
+                pieces.append(memoryview(buffer)[max(seq - start, 0) : stop - start])
+        return joined_if_many(pieces)
+
+    def acknowledge(self, ack: int) -> None:
+        """The peer has everything before `ack`: let go of it."""
+        self.una = ack
+        sent = self.sent
+        while sent:
+            start, buffer = sent[0]
+            if start + len(buffer) > ack:
+                break
+            sent.popleft()
+        if self.lost < ack:
+            self.lost = ack
+            if self.lost_end < ack:
+                self.lost_end = ack
+
+    def lose(self, left: int, right: int) -> None:
+        """Believe [left, right) to be lost: it will be sent again, and no longer counts as in
+        flight. Nothing in it can tell a round-trip time any more (Karn's algorithm)."""
+        self.lost = left
+        self.lost_end = right
+        self.timed = None
+
+    def forget(self) -> None:
+        """The connection is over: let go of all text."""
+        self.sent.clear()
+        self.unsent.clear()
+
+
+def joined_if_many(pieces: list[Buffer]) -> list[Buffer]:
+    """Text in more pieces than one write takes is copied together; only tiny pieces are so many."""
+    if len(pieces) <= TCP_PIECES_MAX:
+        return pieces
+    first = islice(pieces, TCP_PIECES_MAX - 1)
+    return [*first, b"".join(pieces[TCP_PIECES_MAX - 1 :])]

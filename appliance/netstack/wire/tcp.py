@@ -1,0 +1,170 @@
+"""The TCP segment on the wire (RFC 9293 section 3.1): parse, emit, str.
+
+Numbers here are as on the wire, modulo 2**32. Whatever of a segment contradicts itself makes it a
+BadPacket; an option that is unknown, cut off or of the wrong size is skipped, because the rest of
+the segment is still good (RFC 9293 MUST-6, MUST-7).
+
+A connection sends its segments without building a Segment: it keeps one header and fills in what
+changes, with `pack_plain` or, where timestamps are used, `pack_stamped`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final
+
+from appliance.netstack.wire.checksum import word_sum
+from appliance.netstack.wire.errors import BadPacket
+
+Buffer = bytes | bytearray | memoryview
+
+PROTOCOL: Final = 6
+
+FIN: Final = 0x01
+SYN: Final = 0x02
+RST: Final = 0x04
+PSH: Final = 0x08
+ACK: Final = 0x10
+URG: Final = 0x20
+ECE: Final = 0x40
+CWR: Final = 0x80
+
+HEADER_BYTES: Final = 20
+STAMP_BYTES: Final = 12
+"""What the timestamp option takes with its usual padding."""
+STAMP_PREFIX: Final = 0x0101080A
+"""Two NOPs, kind 8, length 10: the layout of RFC 7323 appendix A, the only one ever seen."""
+WINDOW_SCALE_MAX: Final = 14
+"""RFC 7323 section 2.3."""
+
+OPTION_END: Final = 0
+OPTION_NOP: Final = 1
+OPTION_MSS: Final = 2
+OPTION_WINDOW_SCALE: Final = 3
+OPTION_TIMESTAMP: Final = 8
+
+HEADER: Final = Struct("!HHIIHHHH")  # ports, seq, ack, offset and flags, window, checksum, urgent
+TIMESTAMP: Final = Struct("!II")
+_PLAIN: Final = Struct("!IIHHH")
+_STAMPED: Final = Struct("!IIHHHxxIII")
+
+CHANGING: Final = 4
+"""Where in a header `pack_plain` and `pack_stamped` begin: behind the ports."""
+PLAIN_OFFSET: Final = 0x5000
+STAMPED_OFFSET: Final = 0x8000
+"""Data offset of a header without options and of one with the timestamp option."""
+CHECKSUM_AT: Final = 16
+
+pack_plain = _PLAIN.pack_into  # seq, ack, offset and flags, window, checksum
+pack_stamped = _STAMPED.pack_into  # the same, then STAMP_PREFIX, TSval, TSecr
+unpack_stamp = Struct("!III").unpack_from  # prefix, TSval, TSecr
+
+_FLAG_LETTERS: Final = ((SYN, "S"), (FIN, "F"), (RST, "R"), (PSH, "P"), (URG, "U"), (ACK, "."))
+
+
+@dataclass(slots=True)
+class Segment:
+    """One segment. Inside a connection `seq` and `ack` are unwrapped first (tcp/sequence.py)."""
+
+    source_port: int
+    destination_port: int
+    seq: int
+    ack: int
+    flags: int
+    wnd: int
+    text: Buffer = b""
+    mss: int | None = None
+    window_scale: int | None = None
+    timestamp: tuple[int, int] | None = None
+    """TSval, TSecr."""
+
+    @property
+    def length(self) -> int:
+        """SEG.LEN: bytes of text, and one each for SYN and FIN."""
+        return len(self.text) + (self.flags >> 1 & 1) + (self.flags & 1)
+
+    def __str__(self) -> str:
+        """As tcpdump prints it."""
+        letters = "".join(letter for bit, letter in _FLAG_LETTERS if self.flags & bit)
+        parts = [f"Flags [{letters or 'none'}]", f"seq {_extent(self.seq, len(self.text))}"]
+        if self.flags & ACK:
+            parts.append(f"ack {self.ack}")
+        parts.append(f"win {self.wnd}")
+        options = self._options_text()
+        if options:
+            parts.append(f"options [{options}]")
+        parts.append(f"length {len(self.text)}")
+        return f"{self.source_port} > {self.destination_port}: " + ", ".join(parts)
+
+    def _options_text(self) -> str:
+        known = []
+        if self.mss is not None:
+            known.append(f"mss {self.mss}")
+        if self.window_scale is not None:
+            known.append(f"wscale {self.window_scale}")
+        if self.timestamp is not None:
+            known.append("TS val {} ecr {}".format(*self.timestamp))
+        return ",".join(known)
+
+    def emit(self) -> bytearray:
+        """The header with its options, its checksum field zero. The text follows it."""
+        options = b""
+        if self.mss is not None:
+            options += bytes((OPTION_MSS, 4)) + self.mss.to_bytes(2, "big")
+        if self.window_scale is not None:
+            options += bytes((OPTION_NOP, OPTION_WINDOW_SCALE, 3, self.window_scale))
+        if self.timestamp is not None:
+            options += STAMP_PREFIX.to_bytes(4, "big") + TIMESTAMP.pack(*self.timestamp)
+        offset = (HEADER_BYTES + len(options)) << 10 & 0xF000
+        ports = self.source_port, self.destination_port
+        rest = offset | self.flags, self.wnd, 0, 0
+        seq, ack = self.seq & 0xFFFF_FFFF, self.ack & 0xFFFF_FFFF
+        return bytearray(HEADER.pack(*ports, seq, ack, *rest) + options)
+
+
+def _extent(seq: int, count: int) -> str:
+    return f"{seq}:{seq + count}" if count else f"{seq}"
+
+
+def parse(packet: Buffer, at: int, end: int) -> Segment:
+    """The segment in packet[at:end]. Its text is a view of the packet."""
+    if end - at < HEADER_BYTES:
+        raise BadPacket("tcp.truncated")
+    source, destination, seq, ack, offset_flags, wnd, _, _ = HEADER.unpack_from(packet, at)
+    text_at = at + (offset_flags >> 12) * 4
+    if text_at < at + HEADER_BYTES or text_at > end:
+        raise BadPacket("tcp.bad_offset")
+    text = memoryview(packet)[text_at:end]
+    segment = Segment(source, destination, seq, ack, offset_flags & 0xFF, wnd, text)
+    if text_at > at + HEADER_BYTES:
+        _parse_options(segment, memoryview(packet)[at + HEADER_BYTES : text_at])
+    return segment
+
+
+def _parse_options(segment: Segment, options: memoryview) -> None:
+    """Of an option that comes twice the last one counts."""
+    at = 0
+    while at < len(options) and options[at] != OPTION_END:
+        kind = options[at]
+        if kind == OPTION_NOP:
+            at += 1
+            continue
+        size = options[at + 1] if at + 1 < len(options) else 0
+        if size < 2 or at + size > len(options):
+            return  # nothing behind it can be found
+        body = options[at + 2 : at + size]
+        if kind == OPTION_MSS and size == 4:
+            segment.mss = int.from_bytes(body, "big")
+        elif kind == OPTION_WINDOW_SCALE and size == 3:
+            segment.window_scale = min(body[0], WINDOW_SCALE_MAX)
+        elif kind == OPTION_TIMESTAMP and size == 10:
+            segment.timestamp = TIMESTAMP.unpack(body)
+        at += size
+
+
+def checksum_is_good(addresses: Buffer, packet: Buffer, at: int, end: int) -> bool:
+    """Compare the checksum of the segment in packet[at:end], that went between `addresses`."""
+    length = end - at
+    total = word_sum(addresses) + PROTOCOL + length + word_sum(memoryview(packet)[at:end])
+    return total % 0xFFFF == 0

@@ -1,0 +1,411 @@
+"""A peer for TCP, played by hand: the wire of a transcript.
+
+    wire.peer(FIN | ACK, seq=1, ack=1)      the peer sends this segment
+    wire.ours(ACK, seq=1, ack=2)            the next packet of ours is this one
+    wire.after(200 * MILLISECOND)           time goes by, and deadlines with it
+    wire.quiet()                            we have sent nothing else
+
+Sequence and acknowledgement numbers are relative: each side's SYN is 0. Windows are what they mean,
+in bytes. What is not mentioned is not compared. The test that does not look at a packet of ours
+fails at its end. After each step the invariants of the connection are asserted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from random import Random
+from struct import unpack_from
+
+import dpkt
+
+from appliance.clock import Instant
+from appliance.limits import (
+    TCP_CONNECTIONS_MAX,
+    TCP_OUT_OF_ORDER_PIECES_MAX,
+    TCP_RECEIVE_TOTAL_BYTES_MAX,
+)
+from appliance.netstack.tcp.connection import Connection
+from appliance.netstack.tcp.host import Tcp
+from appliance.netstack.tcp.listener import Listener
+from appliance.netstack.tcp.sequence import MASK, unwrap
+from appliance.netstack.tcp.state import State
+from appliance.netstack.timers import Timers
+from appliance.netstack.wire.tcp import ACK, PSH, RST, SYN, Segment, parse
+from appliance.trace import Counters
+
+Buffer = bytes | bytearray | memoryview
+
+OURS = bytes((10, 0, 0, 5))
+PEER = bytes((10, 0, 0, 9))
+PORT = 2049
+PEER_PORT = 40000
+START: Instant = 1_000_000_000_000
+
+
+def ones_complement_sum(data: bytes) -> int:
+    """RFC 1071, the slow and obvious way: an oracle for the fast one."""
+    if len(data) % 2:
+        data += b"\0"
+    total = sum(unpack_from("!H", data, at)[0] for at in range(0, len(data), 2))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+@dataclass
+class RecordingPath:
+    """A path whose packets stay here to be looked at. Checks what every packet must keep to."""
+
+    source: bytes = OURS
+    destination: bytes = PEER
+    header_bytes: int = 20
+    mtu: int = 1500
+    checksum_offload: bool = False
+    segment_bytes_max: int = 0
+    sent: list[tuple[bytes, int]] = field(default_factory=list)
+
+    @property
+    def pseudo_sum(self) -> int:
+        return sum(unpack_from("!4H", self.source + self.destination))
+
+    def send_tcp(
+        self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int
+    ) -> None:
+        assert text_bytes == sum(len(piece) for piece in text)
+        assert text_bytes <= max(mss, self.segment_bytes_max), "larger than the link takes"
+        assert len(header) + min(text_bytes, mss) + self.header_bytes <= self.mtu
+        packet = bytes(header) + b"".join(text)
+        pseudo = self.source + self.destination + bytes((0, 6)) + len(packet).to_bytes(2, "big")
+        if self.checksum_offload:
+            assert int.from_bytes(packet[16:18], "big") == ones_complement_sum(pseudo)
+        else:
+            assert ones_complement_sum(pseudo + packet) == 0xFFFF, "bad checksum"
+        self.sent.append((packet, mss))
+
+
+class RecordingUser:
+    """The user of a connection: keeps what it is told. With `reading` off it takes no text."""
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        self.reading = True
+        self.text = bytearray()
+        self.endings: list[str | None] = []
+        self.rooms = 0
+
+    def accept(self, connection: Connection) -> RecordingUser:
+        self.connection = connection
+        return self
+
+    def readable(self, connection: Connection) -> None:
+        if self.reading:
+            self.read(connection)
+
+    def read(self, connection: Connection) -> None:
+        for piece in connection.receive():
+            self.text += piece
+
+    def room_again(self, connection: Connection) -> None:
+        self.rooms += 1
+
+    def ended(self, connection: Connection, reason: str | None) -> None:
+        self.endings.append(reason)
+
+
+def assert_sound(tcp: Tcp, edges: dict[bytes, int]) -> None:
+    """What holds between any two events, whatever a peer does. `edges` is kept from call to call."""
+    held = 0
+    for key, c in tcp.connections.items():
+        snd, rcv = c.snd, c.rcv
+        assert c.state in State and c.state not in (State.CLOSED, State.LISTEN)
+        assert snd.iss <= snd.una <= snd.nxt <= snd.limit
+        assert snd.una <= snd.lost <= snd.lost_end <= snd.nxt
+        assert 0 <= snd.departed <= snd.nxt - snd.una
+        assert sum(len(b) for _, b in snd.unsent) == max(snd.end - max(snd.nxt, snd.iss + 1), 0)
+        if c.state is not State.SYN_SENT:
+            assert rcv.nxt <= rcv.edge
+            assert rcv.edge >= edges.get(key, rcv.edge), "the window was shrunk"
+            edges[key] = rcv.edge
+        assert len(rcv.out_of_order) <= TCP_OUT_OF_ORDER_PIECES_MAX
+        at = rcv.nxt
+        for seq, piece in rcv.out_of_order:
+            assert seq > at or (seq == at and at > rcv.nxt), "R2"
+            at = seq + len(piece)
+        assert at <= rcv.edge
+        assert rcv.charge <= 2 * rcv.capacity + 65536
+        held += rcv.charge + rcv.out_of_order_charge
+    assert tcp.budget.used <= held
+    assert tcp.budget.used <= TCP_RECEIVE_TOTAL_BYTES_MAX + 65536 * 256
+    assert len(tcp.connections) <= TCP_CONNECTIONS_MAX
+    for listener in tcp.listeners.values():
+        assert len(listener.half_open) <= listener.backlog
+
+
+class Wire:
+    """One host with a listener, and one peer."""
+
+    def __init__(self, expressly: bool = True) -> None:
+        self.expressly = expressly  # try the express lane first, as the stack does
+        self.now: Instant = START
+        self.log: list[tuple[Instant, bytes]] = []
+        self.host()
+
+    def host(
+        self,
+        *,
+        offload: bool = False,
+        mtu: int = 1500,
+        receive_bytes: int = 65535,
+        seed: int = 1,
+        peer_isn: int = 5000,
+        **options: int,
+    ) -> Wire:
+        """A new host, to begin with. Without scaled windows unless `receive_bytes` asks for them."""
+        self.timers = Timers()
+        self.counters = Counters()
+        self.path = RecordingPath(mtu=mtu, checksum_offload=offload)
+        self.path.segment_bytes_max = 65495 if offload else 0
+        self.tcp = Tcp(
+            self.timers,
+            Random(seed),
+            self.counters,
+            lambda destination: self.path,
+            receive_bytes=receive_bytes,
+            **options,
+        )
+        self.app = RecordingUser()
+        self.listener: Listener = self.tcp.listen(PORT, self.app.accept)
+        self.peer_isn = peer_isn
+        self.our_isn: int | None = None
+        self.peer_port = PEER_PORT
+        self.our_port = PORT
+        self.peer_shift = self.our_shift = 0
+        self.peer_window = 65535
+        self.stamp: tuple[int, int] | None = None
+        self.edges: dict[bytes, int] = {}
+        return self
+
+    # --- the scene --------------------------------------------------------------------------------
+
+    def established(
+        self,
+        *,
+        mss: int | None = 1460,
+        window: int = 65535,
+        shift: int | None = None,
+        stamp: int | None = None,
+    ) -> Wire:
+        """The peer opens a connection (RFC 9293 figure 6, seen from B)."""
+        self.peer_window = window
+        first = None if stamp is None else (stamp, 0)
+        self.peer(SYN, seq=0, mss=mss, shift=shift, stamp=first, window=min(window, 65535))
+        answer = self.ours(SYN | ACK, seq=0, ack=1)
+        if shift is not None:
+            assert answer.window_scale is not None
+            self.peer_shift, self.our_shift = shift, answer.window_scale
+        if stamp is not None:
+            assert answer.timestamp is not None
+            self.stamp = (stamp, answer.timestamp[0])
+        self.peer(ACK, seq=1, ack=1)
+        self.quiet()
+        self.state(State.ESTABLISHED)
+        return self
+
+    def connecting(self) -> Wire:
+        """We open a connection; the peer has our SYN."""
+        c = self.tcp.connect(PEER, PEER_PORT, self.app, self.now, source_port=3000)
+        self.app.connection = c
+        self.our_port = 3000
+        self.flush()
+        self.ours(SYN, seq=0)
+        return self
+
+    @property
+    def user(self) -> Connection:
+        """The connection, to make calls on."""
+        assert self.app.connection is not None, "no connection was accepted"
+        return self.app.connection
+
+    def connection(self) -> Connection | None:
+        """The connection of the peer, if it has one."""
+        return self.tcp.connections.get(self.key)
+
+    @property
+    def key(self) -> bytes:
+        ports = self.peer_port.to_bytes(2, "big") + self.our_port.to_bytes(2, "big")
+        return PEER + OURS + ports
+
+    # --- the script -------------------------------------------------------------------------------
+
+    def peer(
+        self,
+        flags: int,
+        seq: int = 0,
+        ack: int = 0,
+        text: Buffer = b"",
+        window: int | None = None,
+        mss: int | None = None,
+        shift: int | None = None,
+        stamp: tuple[int, int] | None = None,
+    ) -> Wire:
+        """The peer sends a segment."""
+        wnd = (self.peer_window if window is None else window) >> (
+            0 if flags & SYN else self.peer_shift
+        )
+        segment = Segment(
+            self.peer_port,
+            self.our_port,
+            self.peer_isn + seq,
+            (self.our_isn or 0) + ack if flags & ACK else 0,
+            flags,
+            wnd,
+            mss=mss,
+            window_scale=shift,
+            timestamp=stamp or self.stamp,
+        )
+        return self.arrives(bytes(segment.emit()) + bytes(text))
+
+    def arrives(self, packet: bytes) -> Wire:
+        """These bytes arrive, with the checksum they should have."""
+        packet = packet[:16] + b"\0\0" + packet[18:]
+        pseudo = PEER + OURS + bytes((0, 6)) + len(packet).to_bytes(2, "big")
+        checksum = 0xFFFF - ones_complement_sum(pseudo + packet)
+        packet = packet[:16] + checksum.to_bytes(2, "big") + packet[18:]
+        return self.arrives_as_is(packet)
+
+    def arrives_as_is(self, packet: bytes) -> Wire:
+        """These bytes arrive, checksum and all."""
+        self.log.append((self.now, ip_packet(PEER, OURS, packet)))
+        if not (self.expressly and self.express(packet)):
+            self.tcp.arrives(PEER, OURS, packet, 0, len(packet), False, self.now)
+        return self.flush()
+
+    def express(self, packet: bytes) -> bool:
+        """The express lane, as in Stack.receive, for packets that are long enough."""
+        if len(packet) < 20:
+            return False
+        c = self.tcp.connections.get(PEER + OURS + packet[:4])
+        if c is None:
+            return False
+        seq, ack, offset_flags, window = unpack_from("!IIHH", packet, 4)
+        return c.express(seq, ack, offset_flags, window, packet, 0, len(packet), self.now)
+
+    def flush(self) -> Wire:
+        """What the calls of the user made worth sending is sent."""
+        already = len(self.path.sent)
+        self.tcp.flush(self.now)
+        for packet, _ in self.path.sent[already:]:
+            self.log.append((self.now, ip_packet(OURS, PEER, packet)))
+        assert_sound(self.tcp, self.edges)
+        return self
+
+    def after(self, duration: Instant) -> Wire:
+        """Time goes by."""
+        self.flush()
+        until = self.now + duration
+        for _ in range(100_000):
+            deadline = self.timers.next_deadline
+            if deadline is None or deadline > until:
+                break
+            self.now = max(self.now, deadline)
+            self.timers.expire(self.now)
+            self.flush()
+            following = self.timers.next_deadline
+            assert following is None or following > self.now, "a deadline that does not pass"
+        else:
+            raise AssertionError("the timers never rest")
+        self.now = until
+        return self
+
+    def ours(
+        self,
+        flags: int,
+        seq: int | None = None,
+        ack: int | None = None,
+        text: Buffer | None = None,
+        window: int | None = None,
+        size: int | None = None,
+    ) -> Segment:
+        """The next packet of ours is this one. PSH is compared only where `flags` has it."""
+        self.flush()
+        assert self.path.sent, "we sent nothing"
+        packet, _ = self.path.sent.pop(0)
+        got = parse(packet, 0, len(packet))
+        if got.flags & SYN and not got.flags & RST:
+            self.our_isn = got.seq
+        expected = flags if flags & PSH else flags & ~PSH
+        actual = got.flags if flags & PSH else got.flags & ~PSH
+        assert actual == expected, f"flags: {self.relative(got)}"
+        for name, wanted, have in (
+            ("seq", seq, self.relative_seq(got)),
+            ("ack", ack, self.relative_ack(got)),
+            ("text", None if text is None else bytes(text), bytes(got.text)),
+            ("window", window, got.wnd << (0 if got.flags & SYN else self.our_shift)),
+            ("size", size, len(got.text)),
+        ):
+            assert wanted is None or wanted == have, f"{name}: {self.relative(got)}"
+        return got
+
+    def relative_seq(self, got: Segment) -> int:
+        return unwrap(got.seq - (self.our_isn or 0) & MASK, 1 << 20)
+
+    def relative_ack(self, got: Segment) -> int:
+        return unwrap(got.ack - self.peer_isn & MASK, 1 << 20) if got.flags & ACK else 0
+
+    def relative(self, got: Segment) -> str:
+        """For messages: the segment as it is, with relative numbers."""
+        return str(
+            Segment(
+                got.source_port,
+                got.destination_port,
+                self.relative_seq(got),
+                self.relative_ack(got),
+                got.flags,
+                got.wnd,
+                got.text,
+                got.mss,
+                got.window_scale,
+                got.timestamp,
+            )
+        )
+
+    def quiet(self) -> Wire:
+        """We have nothing else to say."""
+        self.flush()
+        rest = [self.relative(parse(p, 0, len(p))) for p, _ in self.path.sent]
+        assert not rest, f"we also sent {rest}"
+        return self
+
+    def state(self, expected: State) -> Wire:
+        """The connection is in this state."""
+        actual = self.user.state if self.app.connection else None
+        in_table = self.connection()
+        if actual is None or in_table is not None:
+            actual = in_table.state if in_table else State.CLOSED
+        assert actual is expected, f"state is {actual}"
+        return self
+
+    def ignore(self) -> Wire:
+        """Whatever we have sent, it is not what this test is about."""
+        self.flush()
+        self.path.sent.clear()
+        return self
+
+    # --- afterwards -------------------------------------------------------------------------------
+
+    def write_pcap(self, name: FilePath) -> None:
+        """Everything that went by, for tcpdump and tshark."""
+        name.parent.mkdir(parents=True, exist_ok=True)
+        with name.open("wb") as file:
+            writer = dpkt.pcap.Writer(file, linktype=dpkt.pcap.DLT_RAW)
+            for at, packet in self.log:
+                writer.writepkt(packet, ts=(at - START) / 1e9)
+
+
+def ip_packet(source: bytes, destination: bytes, segment: bytes) -> bytes:
+    """Put an IPv4 header in front."""
+    packet = dpkt.ip.IP(src=source, dst=destination, p=6, data=segment)
+    packet.len = 20 + len(segment)
+    return bytes(packet)
