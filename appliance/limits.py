@@ -199,7 +199,7 @@ RECORD_EMPTY_FRAGMENTS_MAX: Final = 64
 """Fragments without a byte in one record: allowed, but nobody needs them."""
 
 RECORD_JOINED_BYTES_MAX: Final = 8 * KiB
-"""A record up to this size is copied into one piece: that is cheaper than to carry pieces around."""
+"""A record up to this size is copied into one piece: cheaper than to carry pieces around."""
 
 RECORD_HEAD_BYTES: Final = 1 * KiB
 """Of a larger one, this much is: the header, a credential, and every argument but the data."""
@@ -228,8 +228,8 @@ handles and names, which is all that such calls have."""
 REPLIES_KEPT_MAX: Final = 8192
 REPLIES_KEPT_BYTES_MAX: Final = 4 * MiB
 REPLIES_KEPT_OF_CLIENT_MAX: Final = 1024
-"""Replies to calls that must not be done twice, for when they come again: more of them than a client
-can have on the way, for more clients than one appliance serves at full speed."""
+"""Replies to calls that must not be done twice, for when they come again: more of them than a
+client can have on the way, for more clients than one appliance serves at full speed."""
 
 REPLY_KEPT_BYTES_MAX: Final = 8 * KiB
 """A larger reply is not kept: those of calls that change something are far smaller."""

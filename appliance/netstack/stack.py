@@ -20,6 +20,7 @@ from struct import Struct
 from typing import Final
 
 from appliance.clock import Instant
+from appliance.limits import TCP_PLAIN_RECEIVE_BYTES, TCP_RECEIVE_BYTES
 from appliance.netstack.ip.addresses import HostConfig
 from appliance.netstack.ip.claim import Claim
 from appliance.netstack.ip.fragments import Reassembly
@@ -28,6 +29,7 @@ from appliance.netstack.ip.neighbours import Neighbours
 from appliance.netstack.ip.paths import Paths
 from appliance.netstack.link.interface import Link
 from appliance.netstack.tcp.host import Tcp
+from appliance.netstack.tcp.state import State
 from appliance.netstack.timers import Timers
 from appliance.netstack.udp import Udp
 from appliance.netstack.wire import ethernet, ipv4, vnet
@@ -54,7 +56,8 @@ _IS_FRAGMENT: Final = ipv4.MORE_FRAGMENTS | ipv4.OFFSET_MASK
 
 _IP_AT: Final = ethernet.HEADER_BYTES
 _IP_AT_VNET: Final = vnet.HEADER_BYTES + ethernet.HEADER_BYTES
-_TCP_HEADER_BYTES: Final = 20
+_PACKET_BYTES_MIN: Final = ipv4.HEADER_BYTES + 20
+"""An IP and a TCP header without options."""
 
 
 class Stack:
@@ -74,7 +77,8 @@ class Stack:
         self._icmp = Icmp(config, self._paths.to, self._error_arrives, counters)
         self._reassembly = Reassembly(self._timers, counters, self._icmp.reassembly_timed_out)
         self.udp = Udp(self._paths.to, self._icmp, counters)
-        self.tcp = Tcp(self._timers, random, counters, self._paths.to)
+        window = TCP_RECEIVE_BYTES if link.vnet else min(TCP_RECEIVE_BYTES, TCP_PLAIN_RECEIVE_BYTES)
+        self.tcp = Tcp(self._timers, random, counters, self._paths.to, receive_bytes=window)
         self._connections = self.tcp.connections
         self.receive: Callable[[bytes, Instant], None] = (
             self._receive_vnet if link.vnet else self._receive_plain
@@ -95,6 +99,19 @@ class Stack:
         """Run what is due."""
         self._timers.expire(now)
 
+    def close(self, now: Instant) -> None:
+        """Take no new connections, and close those that there are, in order."""
+        for listener in list(self.tcp.listeners.values()):
+            listener.close()
+        for connection in list(self.tcp.connections.values()):
+            connection.close()
+        self.flush(now)
+
+    @property
+    def is_quiet(self) -> bool:
+        """True: no connection has anything left to say."""
+        return all(c.state is State.TIME_WAIT for c in self.tcp.connections.values())
+
     @property
     def next_deadline(self) -> Instant | None:
         """Nothing is due before; may be in the past, for something that has just come up."""
@@ -103,7 +120,7 @@ class Stack:
     # --- the express lane ---------------------------------------------------------------
 
     def _receive_vnet(self, frame: bytes, now: Instant) -> None:
-        if len(frame) >= _IP_AT_VNET + ipv4.HEADER_BYTES + _TCP_HEADER_BYTES:
+        if len(frame) >= _IP_AT_VNET + _PACKET_BYTES_MIN:
             (
                 vnet_flags,
                 mac,
@@ -124,6 +141,7 @@ class Stack:
                 and protocol == PROTOCOL_TCP
                 and not fragment & _IS_FRAGMENT
                 and mac == self._mac
+                and total_bytes >= _PACKET_BYTES_MIN
             ):
                 at = _IP_AT_VNET + ipv4.HEADER_BYTES
                 end = _IP_AT_VNET + total_bytes
@@ -136,7 +154,7 @@ class Stack:
         self._take(frame, now)
 
     def _receive_plain(self, frame: bytes, now: Instant) -> None:
-        if len(frame) >= _IP_AT + ipv4.HEADER_BYTES + _TCP_HEADER_BYTES:
+        if len(frame) >= _IP_AT + _PACKET_BYTES_MIN:
             (
                 mac,
                 kind,
@@ -156,6 +174,7 @@ class Stack:
                 and protocol == PROTOCOL_TCP
                 and not fragment & _IS_FRAGMENT
                 and mac == self._mac
+                and total_bytes >= _PACKET_BYTES_MIN
             ):
                 at = _IP_AT + ipv4.HEADER_BYTES
                 end = _IP_AT + total_bytes
@@ -246,6 +265,11 @@ class Stack:
 
     def _error_arrives(self, error: IcmpError, now: Instant) -> None:
         """An ICMP error about a packet that we seem to have sent."""
+        if error.protocol != PROTOCOL_TCP:
+            raise BadPacket("icmp.ignored")
+        self.tcp.icmp_error(
+            self.config.address, error.destination, error.transport, error.reason, error.is_hard
+        )
 
 
 def is_sound(frame: bytes, at: int, end: int) -> bool:

@@ -33,6 +33,16 @@ _PLATEAUS: Final = (32000, 17914, 8166, 4352, 2002, 1492, 1006, 552)
 """MTUs in use, for routers that do not say theirs (RFC 1191 section 7)."""
 
 
+_REASONS: Final = {
+    (icmp.DESTINATION_UNREACHABLE, 0): "network unreachable",
+    (icmp.DESTINATION_UNREACHABLE, 1): "host unreachable",
+    (icmp.DESTINATION_UNREACHABLE, icmp.CODE_PROTOCOL_UNREACHABLE): "protocol unreachable",
+    (icmp.DESTINATION_UNREACHABLE, icmp.CODE_PORT_UNREACHABLE): "port unreachable",
+    (icmp.DESTINATION_UNREACHABLE, icmp.CODE_FRAGMENTATION_NEEDED): "fragmentation needed",
+    (icmp.TIME_EXCEEDED, 0): "too many hops",
+}
+
+
 class SendsTo(Protocol):
     """A path, as far as it is wanted here."""
 
@@ -53,6 +63,19 @@ class IcmpError:
     next_hop_mtu: int = 0
     """Of fragmentation needed: the largest packet that would have passed, as the router says or as
     must be guessed."""
+
+    @property
+    def is_hard(self) -> bool:
+        """It will not get better by trying again (RFC 1122 section 4.2.3.9)."""
+        return self.type == icmp.DESTINATION_UNREACHABLE and self.code in (
+            icmp.CODE_PROTOCOL_UNREACHABLE,
+            icmp.CODE_PORT_UNREACHABLE,
+        )
+
+    @property
+    def reason(self) -> str:
+        """In words."""
+        return _REASONS.get((self.type, self.code), f"icmp type {self.type} code {self.code}")
 
     @property
     def is_fragmentation_needed(self) -> bool:

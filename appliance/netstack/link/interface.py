@@ -33,6 +33,14 @@ class Link(Protocol):
         """
 
 
+class LinkError(Exception):
+    """A link cannot be had; `hint` says what would help."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
 class ClosableLink(Link, Protocol):
     """A link as its owner sees it: what a thread reads from, and what can be ended."""
 

@@ -15,7 +15,7 @@ from threading import Lock
 
 from dpkt import pcap
 
-from appliance.clock import Clock
+from appliance.clock import Clock, SystemClock
 from appliance.limits import FRAME_BYTES_MAX
 from appliance.netstack.link.interface import ClosableLink
 from appliance.netstack.link.segmentation import wire_frames
@@ -31,11 +31,11 @@ _NANOSECONDS_EXPONENT = -9
 class PcapLink:
     """`link`, with everything that passes it recorded in a new file."""
 
-    def __init__(self, link: ClosableLink, file: Path, clock: Clock) -> None:
+    def __init__(self, link: ClosableLink, file: Path, clock: Clock | None = None) -> None:
         self.vnet = link.vnet
         self.mtu = link.mtu
         self._link = link
-        self._clock = clock
+        self._clock = clock or SystemClock()
         self._file = file.open("wb", buffering=0)
         self._writer: pcap.Writer | None = pcap.Writer(
             self._file, snaplen=FRAME_BYTES_MAX, nano=True

@@ -25,7 +25,7 @@ import select
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from ipaddress import IPv4Interface
 from struct import Struct
 from threading import Event
 from typing import Final
@@ -35,6 +35,7 @@ import pytun
 
 from appliance.clock import MILLISECOND, SECOND
 from appliance.limits import FRAME_BYTES_MAX, LINK_RETRY_AFTER, TAP_QUEUE_FRAMES
+from appliance.netstack.link.interface import LinkError
 from appliance.netstack.wire import vnet
 from appliance.trace import log
 
@@ -70,38 +71,72 @@ _IFREQ_FLAGS: Final = Struct("16sH22x")
 _INT: Final = Struct("i")
 _IOV_MAX: Final = 1024
 _DISCARD_PORT: Final = 9
-_MTU_UNKNOWN: Final = 1500
-
-
-class NotATap(OSError):
-    """The descriptor is not one of a TAP that we can use."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostSide:
-    """What the host's side of a new TAP gets: an address and a netmask, as text."""
-
-    address: str
-    netmask: str
+_MTU_DEFAULT: Final = 1500
 
 
 class TapLink:
-    """One TAP. Made by `open_tap` or `adopt_tap`."""
+    """One TAP. A link (interface.py)."""
 
-    def __init__(self, fd: int, *, name: str, vnet_header: bool, mtu: int, polled: bool) -> None:
-        self.name = name
-        self.vnet = vnet_header
-        self.mtu = mtu
-        self._fd = fd
+    def __init__(
+        self,
+        name: str,
+        *,
+        fd: int | None = None,
+        offload: bool = True,
+        mtu: int = _MTU_DEFAULT,
+        host: IPv4Interface | None = None,
+    ) -> None:
+        """Create the TAP `name`, with the host's side of it up and at the address `host`; or attach
+        to one that exists, and change nothing about it. With `fd`: use the TAP that somebody else
+        has opened there; the descriptor is ours from now on. LinkError.
+        """
+        if fd is None:
+            self._open(name, offload, mtu, host)
+        else:
+            self._adopt(fd, offload, mtu)
         self._closed = Event()
         self._in_trouble: int | None = None  # the errno that was told last
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         finalize(self, os.close, self._wake)
-        self._polled = polled
-        self._keep: object = None  # closes the descriptor when it is collected
         self._poll = select.poll()
-        self._poll.register(fd, select.POLLIN)
+        self._poll.register(self._fd, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
+
+    def _open(self, name: str, offload: bool, mtu: int, host: IPv4Interface | None) -> None:
+        existed = name in (there for _, there in socket.if_nameindex())
+        try:
+            # The device object closes the descriptor when it is collected.
+            self._device, self.vnet = attach(name, offload)
+            self._fd: int = self._device.fileno()
+            if self.vnet:
+                set_offload(self._fd, offload)
+            if not existed:
+                set_up(self._device, name, mtu, host)
+            self.mtu: int = self._device.mtu
+        except OSError as error:
+            raise cannot_open(name, error) from None
+        self.name = name
+        self._polled = False
+
+    def _adopt(self, fd: int, offload: bool, mtu: int) -> None:
+        try:
+            raw = fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size))
+        except OSError as error:
+            raise LinkError(f"descriptor {fd} is not a TAP: {error.strerror}") from None
+        name, flags = _IFREQ_FLAGS.unpack(raw)
+        self.name = name.rstrip(b"\0").decode()
+        if not flags & _IFF_TAP:
+            raise LinkError(f"{self.name} is a TUN interface", "open it with IFF_TAP")
+        if not flags & _IFF_NO_PI:
+            raise LinkError(f"{self.name} puts a header before frames", "open it with IFF_NO_PI")
+        self.vnet = bool(flags & _IFF_VNET_HDR)
+        if self.vnet:
+            set_offload(fd, offload)
+        os.set_blocking(fd, True)
+        finalize(self, os.close, fd)
+        self._fd = fd
+        self.mtu = mtu_of(self.name) or mtu
+        self._polled = True
 
     # --- frames -----------------------------------------------------------------------
 
@@ -171,65 +206,23 @@ class TapLink:
             knock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             knock.sendto(b"", ("255.255.255.255", _DISCARD_PORT))
 
-    def keep(self, owner: object) -> None:
-        """`owner` closes the descriptor when it is collected: not before this link is."""
-        self._keep = owner
 
-
-def open_tap(
-    name: str, *, offload: bool = True, mtu: int | None = None, host: HostSide | None = None
-) -> TapLink:
-    """Create a TAP, with the host's side of it up; or attach to one that exists, and change
-    nothing about it (`mtu` and `host` mean nothing then). OSError."""
-    existed = name in (there for _, there in socket.if_nameindex())
-    tun, vnet_header = _attach(name, offload)
-    fd = tun.fileno()
-    if vnet_header:
-        _set_offload(fd, offload)
-    if not existed:
-        _set_up(tun, name, mtu, host)
-    link = TapLink(fd, name=name, vnet_header=vnet_header, mtu=tun.mtu, polled=False)
-    link.keep(tun)
-    return link
-
-
-def adopt_tap(fd: int, *, offload: bool = True) -> TapLink:
-    """Use a TAP that somebody else has opened; the descriptor is ours from now on. NotATap."""
-    try:
-        raw = fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size))
-    except OSError as error:
-        raise NotATap(errno.EINVAL, f"descriptor {fd} is not a TAP: {error.strerror}") from None
-    name_bytes, flags = _IFREQ_FLAGS.unpack(raw)
-    name = name_bytes.rstrip(b"\0").decode()
-    if not flags & _IFF_TAP:
-        raise NotATap(errno.EINVAL, f"{name} is a TUN interface, without Ethernet")
-    if not flags & _IFF_NO_PI:
-        raise NotATap(errno.EINVAL, f"{name} was opened without IFF_NO_PI")
-    vnet_header = bool(flags & _IFF_VNET_HDR)
-    if vnet_header:
-        _set_offload(fd, offload)
-    os.set_blocking(fd, True)
-    link = TapLink(fd, name=name, vnet_header=vnet_header, mtu=_mtu_of(name), polled=True)
-    finalize(link, os.close, fd)
-    return link
-
-
-def _attach(name: str, offload: bool) -> tuple[pytun.TunTapDevice, bool]:
+def attach(name: str, offload: bool) -> tuple[pytun.TunTapDevice, bool]:
     """Open it, as well as the kernel lets us; whether with a virtio-net header."""
     headers = (_IFF_VNET_HDR, 0) if offload else (0,)
     for header in headers:
         for queues in (0, _IFF_MULTI_QUEUE):  # a persistent TAP may have been made with many
             try:
-                tun = pytun.TunTapDevice(name, _IFF_TAP | _IFF_NO_PI | header | queues)
+                device = pytun.TunTapDevice(name, _IFF_TAP | _IFF_NO_PI | header | queues)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
             else:
-                return tun, header != 0
-    raise OSError(errno.EINVAL, f"{name} is not a TAP")
+                return device, header != 0
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
 
-def _set_offload(fd: int, offload: bool) -> None:
+def set_offload(fd: int, offload: bool) -> None:
     """Ten bytes of header, and as much of the work with us as the kernel can leave to us."""
     fcntl.ioctl(fd, _TUNSETVNETHDRSZ, _INT.pack(vnet.HEADER_BYTES))
     for offloads in _OFFLOADS if offload else (0,):
@@ -242,23 +235,37 @@ def _set_offload(fd: int, offload: bool) -> None:
             return
 
 
-def _set_up(tun: pytun.TunTapDevice, name: str, mtu: int | None, host: HostSide | None) -> None:
+def set_up(device: pytun.TunTapDevice, name: str, mtu: int, host: IPv4Interface | None) -> None:
+    """The host's side of a TAP that we have made."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCSIFTXQLEN, _IFREQ.pack(name.encode(), TAP_QUEUE_FRAMES))
-    if mtu is not None:
-        tun.mtu = mtu
+    device.mtu = mtu
     if host is not None:
-        tun.addr = host.address
-        tun.netmask = host.netmask
-    tun.up()
+        device.addr = str(host.ip)
+        device.netmask = str(host.netmask)
+    device.up()
 
 
-def _mtu_of(name: str) -> int:
-    """The MTU of an interface, as far as we can see it from this network namespace."""
+def mtu_of(name: str) -> int | None:
+    """The MTU of an interface, where we can see it: it may be in another network namespace."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         try:
             answer = fcntl.ioctl(control, _SIOCGIFMTU, _IFREQ.pack(name.encode(), 0))
         except OSError:
-            return _MTU_UNKNOWN
+            return None
     mtu: int = _IFREQ.unpack(answer)[1]
     return mtu
+
+
+def cannot_open(name: str, error: OSError) -> LinkError:
+    """In words that help."""
+    hints = {
+        errno.EPERM: "run as root, or have root make a TAP for you: "
+        f"ip tuntap add {name} mode tap user $USER",
+        errno.EACCES: "/dev/net/tun must be readable and writable",
+        errno.ENOENT: "is the tun module loaded? modprobe tun",
+        errno.EBUSY: "another process uses it",
+        errno.EINVAL: f"is {name} an interface of another kind?",
+    }
+    hint = hints.get(error.errno or 0, "")
+    return LinkError(f"cannot open {name}: {error.strerror or error}", hint)
