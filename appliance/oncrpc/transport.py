@@ -30,6 +30,11 @@ class Transport(Protocol):
     peer: Endpoint
     local: Endpoint
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes given to `send` that the peer has not acknowledged (of a datagram transport: 0).
+        When `ended` is called: those that it never will."""
+
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Queue bytes of a stream, or send one datagram, made of these buffers. They are given
         away and must not change. To a peer that is gone: nothing happens."""
@@ -55,7 +60,8 @@ class StreamUser(Protocol):
         """The next bytes, in order, in pieces that stay valid and unchanged."""
 
     def room_again(self) -> None:
-        """The queue of unsent bytes has drained."""
+        """The unsent bytes, once more than limits.UNSENT_REPLY_BYTES_MAX, have drained."""
 
     def ended(self) -> None:
-        """No more bytes will come; nothing more can be sent."""
+        """No more bytes will come. What is sent now may still arrive, if it was the peer that ended
+        its half in order; the user closes the transport when it has sent everything."""
