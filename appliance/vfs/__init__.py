@@ -7,5 +7,6 @@ user.py       somebody who acts on a file system: every rule about who may do wh
 tree.py       the appliance's own tree: file systems mounted at paths
 handles.py    node <-> opaque handle on the wire
 memory.py     a complete file system in memory: reference, example and test oracle
-hostdir.py    a directory of the host
+hostdir/      a directory of the host
+attribute_rules.py  what SETATTR may change, and what changes with it
 """
