@@ -1,0 +1,225 @@
+"""Who calls, and what it may do with which handle: the door of nfsd, for every protocol version.
+
+A handle names an export, a file system and a node (vfs/handles.py). Whether this caller may use it,
+and as whom, is decided once for each export and file system, and kept in a Grant; so a call that
+follows others costs three look-ups in dictionaries. What is kept is thrown away when the exports
+are loaded again. What a caller may not do is never remembered.
+
+As Linux' nfsd answers: a handle in an export that is not for this client is STALE, and one that
+comes from a port above 1023 where the export is "secure" is PERM.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+from appliance import limits
+from appliance.clock import Clock
+from appliance.exports import Export, ExportTable, export_id
+from appliance.oncrpc.auth import AuthError, auth_flavor, auth_stat
+from appliance.oncrpc.auth import Credential as RpcCredential
+from appliance.oncrpc.transport import Endpoint
+from appliance.vfs import handles
+from appliance.vfs.access import Credential, SquashRules, squash
+from appliance.vfs.errors import Code, VfsError
+from appliance.vfs.interface import FileSystem, Node
+from appliance.vfs.tree import Tree
+from appliance.vfs.user import User
+
+SECURE_PORTS: Final = 1024
+"""Ports below are only given to the superuser of a client's host."""
+
+_HEAD: Final = slice(0, limits.HANDLE_BYTES_MAX - limits.NODE_HANDLE_BYTES_MAX)
+"""The part of a handle that says which export and which file system."""
+
+
+class Exports(Protocol):
+    """Where the exports in force are (exports/load.py: ExportsFile)."""
+
+    table: ExportTable
+
+
+class Grant:
+    """What one caller may do in one file system of one export: `user` is who it is there."""
+
+    __slots__ = ("export", "filesystem", "head", "user")
+
+    def __init__(self, export: Export, filesystem: FileSystem, head: bytes, user: User) -> None:
+        self.export = export
+        self.filesystem = filesystem
+        self.head = head
+        self.user = user
+
+
+class Caller:
+    """Somebody who calls, and the grants it has got so far, by the head of their handles."""
+
+    __slots__ = ("address", "credential", "grants", "secure_port", "users")
+
+    def __init__(self, peer: Endpoint, credential: RpcCredential) -> None:
+        self.address = ipaddress.ip_address(peer.address).packed
+        self.secure_port = peer.port < SECURE_PORTS
+        self.credential = credential
+        self.grants: dict[bytes, Grant] = {}
+        self.users: dict[int, tuple[User, Node]] = {}
+        """Who it is in each export, and the exported directory."""
+
+
+class NodeCache:
+    """The nodes of handles that were used lately.
+
+    Two generations: what is used in the old one moves to the young one, and when that is full, it
+    becomes the old one. That forgets what has not been used for long, and costs one look-up.
+    """
+
+    def __init__(self, generation_size: int = limits.NODES_CACHED) -> None:
+        self._size = generation_size
+        self._young: dict[bytes, Node] = {}
+        self._old: dict[bytes, Node] = {}
+
+    def get(self, handle: bytes) -> Node | None:
+        node = self._young.get(handle)
+        if node is None:
+            node = self._old.get(handle)
+            if node is not None:
+                self.put(handle, node)
+        return node
+
+    def put(self, handle: bytes, node: Node) -> None:
+        if len(self._young) >= self._size:
+            self._old, self._young = self._young, {}
+        self._young[handle] = node
+
+    def forget(self, handle: bytes) -> None:
+        self._young.pop(handle, None)
+        self._old.pop(handle, None)
+
+
+class Callers:
+    """Everybody who has called lately, and the nodes that were called for."""
+
+    def __init__(self, tree: Tree, exports: Exports, clock: Clock) -> None:
+        self.tree: Final = tree
+        self.nodes: Final = NodeCache()
+        self._exports = exports
+        self._clock = clock
+        self._loaded(exports.table)
+
+    def _loaded(self, table: ExportTable) -> None:
+        """Begin anew with these exports."""
+        self._table = table
+        self._callers: dict[tuple[str, bool, RpcCredential], Caller] = {}
+        self._exported_tops = dict(self._tops(table))
+
+    def _tops(self, table: ExportTable) -> Iterator[tuple[int, int]]:
+        """The fsid of every file system that is exported by its own mount point, and the number of
+        that export."""
+        for path, _ in table.listing():
+            try:
+                node = self.tree.walk(os.fsdecode(path))
+            except VfsError:
+                continue  # whoever mounts it is told
+            if self.tree.is_top(node):
+                yield node.filesystem.fsid, export_id(path)
+
+    def caller(self, peer: Endpoint, credential: RpcCredential) -> Caller:
+        """Who calls from `peer` with this credential."""
+        if self._exports.table is not self._table:
+            self._loaded(self._exports.table)
+        key = (peer.address, peer.port < SECURE_PORTS, credential)
+        caller = self._callers.get(key)
+        if caller is None:
+            if len(self._callers) >= limits.CALLERS_MAX:
+                self._callers.clear()
+            caller = self._callers[key] = Caller(peer, credential)
+        return caller
+
+    def grant(self, caller: Caller, handle: bytes) -> Grant:
+        """What `caller` may do with `handle`. BADHANDLE, STALE, PERM, AuthError."""
+        grant = caller.grants.get(handle[_HEAD])
+        if grant is None:
+            number, fsid, _ = handles.decode(handle)
+            export = self._table.by_id(number, caller.address)
+            if export is None:
+                raise VfsError(Code.STALE, "not exported to this client")
+            grant = self._make_grant(caller, export, self.tree.filesystem_by_fsid(fsid))
+        return grant
+
+    def node(self, handle: bytes) -> Node:
+        """The node of a handle. STALE, BADHANDLE."""
+        node = self.nodes.get(handle)
+        if node is None:
+            _, fsid, node_handle = handles.decode(handle)
+            node = self.tree.filesystem_by_fsid(fsid).resolve(node_handle)
+            self.nodes.put(handle, node)
+        if not node.attributes().nlink:
+            self.nodes.forget(handle)
+            raise VfsError(Code.STALE, "removed")
+        return node
+
+    def beyond(self, caller: Caller, grant: Grant, node: Node) -> Grant:
+        """The grant for a node in another file system, which was reached by crossing a mount: of
+        the export of that file system if it has one, or else of the one it was reached from."""
+        filesystem = node.filesystem
+        number = self._exported_tops.get(filesystem.fsid)
+        export = None if number is None else self._table.by_id(number, caller.address)
+        return self._make_grant(caller, export or grant.export, filesystem)
+
+    def unhide(self, caller: Caller, node: Node) -> Node:
+        """What one finds on coming to `node` in an export without "crossmnt": a file system that
+        is exported there as "nohide", or `node` itself."""
+        there = self.tree.cross(node)
+        if there is not node:
+            number = self._exported_tops.get(there.filesystem.fsid)
+            export = None if number is None else self._table.by_id(number, caller.address)
+            if export is not None and export.options.nohide:
+                return there
+        return node
+
+    def _make_grant(self, caller: Caller, export: Export, filesystem: FileSystem) -> Grant:
+        if export.id not in caller.users:
+            caller.users[export.id] = self._make_user(caller, export)
+        user, top = caller.users[export.id]
+        if not self._is_within(filesystem, top.filesystem, export):
+            raise VfsError(Code.STALE, "not in this export")
+        head = handles.encode(export.id, filesystem.root())[_HEAD]
+        grant = caller.grants[head] = Grant(export, filesystem, head, user)
+        return grant
+
+    def _make_user(self, caller: Caller, export: Export) -> tuple[User, Node]:
+        options = export.options
+        rights = options.access(caller.credential.flavor)
+        if rights is None:
+            raise AuthError(auth_stat.AUTH_TOOWEAK)
+        if options.secure and not caller.secure_port:
+            raise VfsError(Code.PERM, "insecure port")
+        try:
+            top = self.tree.walk(os.fsdecode(export.path))
+        except VfsError as error:
+            raise VfsError(Code.STALE, "the exported directory is gone") from error
+        user = User(
+            _identity(caller.credential, rights.squash),
+            clock=self._clock,
+            read_only=rights.read_only,
+            tree=self.tree if options.crossmnt else None,
+            top=top,
+        )
+        return user, top
+
+    def _is_within(self, filesystem: FileSystem, top: FileSystem, export: Export) -> bool:
+        """Whether `filesystem` is the one of the exported directory, or mounted below in an export
+        that crosses mounts."""
+        if filesystem is top:
+            return True
+        covered = self.tree.covered_by(filesystem.root()) if export.options.crossmnt else None
+        return covered is not None and self._is_within(covered.filesystem, top, export)
+
+
+def _identity(said: RpcCredential, rules: SquashRules) -> Credential:
+    """Who a caller is in an export with these rules."""
+    if said.flavor == auth_flavor.AUTH_NONE:
+        return rules.anonymous
+    return squash(Credential(said.uid, said.gid, frozenset(said.gids)), rules)

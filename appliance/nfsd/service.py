@@ -1,0 +1,32 @@
+"""nfsd: the state that the calls of all protocol versions share, and the programs to register."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from appliance.clock import Clock
+from appliance.nfsd.callers import Callers, Exports
+from appliance.nfsd.v3.procedures import nfs3
+from appliance.nfsd.v3.wcc import Flights
+from appliance.oncrpc.program import Program
+from appliance.vfs.tree import Tree
+
+WRITE_VERIFIER_BYTES: Final = 8
+
+
+class Nfsd:
+    """The file service.
+
+    `write_verifier`: bytes that no start before this one has had. A client that sees other ones
+    writes again what it has written UNSTABLE, since a crash may have lost it.
+    """
+
+    programs: Final[tuple[Program, ...]] = (nfs3,)
+
+    def __init__(
+        self, tree: Tree, exports: Exports, clock: Clock, *, write_verifier: bytes
+    ) -> None:
+        assert len(write_verifier) == WRITE_VERIFIER_BYTES
+        self.callers: Final = Callers(tree, exports, clock)
+        self.flights: Final = Flights(list)
+        self.write_verifier: Final = write_verifier

@@ -1,0 +1,124 @@
+"""Weak cache consistency (RFC 1813 section 2.6): attributes from before and after a change.
+
+A client compares what it has cached with "before". If both are equal, nobody else has changed the
+file, and what it has cached goes on with "after". So the two must have nothing but this change
+between them, and where that cannot be promised, "before" has to be left out.
+
+Change      holds the lock of the file system from before to after. Then, with a "sync" export, the
+            nodes are made durable: outside the lock, before the reply.
+WriteChange is for WRITE, whose data moves without the lock. Other changes that come in between
+            mark it, and its "before" is left out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from types import TracebackType
+from typing import Self
+
+from appliance.nfsd.v3.attributes import NO_WCC, post_op, wcc
+from appliance.oncrpc.xdr import Encoded
+from appliance.vfs.interface import Node
+
+
+class Flight:
+    """A WRITE between its attributes before and after."""
+
+    __slots__ = ("disturbed", "node")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.disturbed = False
+
+
+Flights = defaultdict[int, list[Flight]]
+"""The WRITEs in progress, by fsid. A list is touched with the lock of its file system held."""
+
+
+class Change:
+    """One step: `with` it the attributes of `nodes` are taken before and after."""
+
+    __slots__ = ("_durable", "_flights", "_nodes", "before", "wccs")
+
+    def __init__(self, flights: Flights, nodes: tuple[Node, ...], *, sync: bool) -> None:
+        self._flights = flights
+        self._nodes = nodes
+        self._durable = list(nodes) if sync else None
+        self.before: Encoded = b""
+        """The attributes of the first node; empty if it has none."""
+        self.wccs: list[Encoded] = [NO_WCC] * len(nodes)
+        """The wcc_data of each node; tells nothing before the end."""
+
+    @property
+    def wcc(self) -> Encoded:
+        """The wcc_data of the only node."""
+        return self.wccs[0]
+
+    def also(self, node: Node) -> Node:
+        """`node` has been made or changed in this step, too, and shall be durable with it."""
+        if self._durable is not None:
+            self._durable.insert(0, node)
+        return node
+
+    def __enter__(self) -> Self:
+        filesystem = self._nodes[0].filesystem
+        filesystem.lock.acquire()
+        for flight in self._flights.get(filesystem.fsid, ()):
+            flight.disturbed = True
+        # Across two file systems nothing is ever changed, so a "before" would tell nothing.
+        self.wccs = [
+            (post_op(node) if node.filesystem is filesystem else None) or b""
+            for node in self._nodes
+        ]
+        self.before = self.wccs[0]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.wccs = [
+            wcc(before, post_op(node)) for node, before in zip(self._nodes, self.wccs, strict=True)
+        ]
+        self._nodes[0].filesystem.lock.release()
+        if error is None and self._durable is not None:
+            for node in self._durable:
+                node.commit()
+
+
+class WriteChange:
+    """The step of a WRITE: `with` it the attributes of `node` are taken before and after."""
+
+    __slots__ = ("_before", "_flight", "_flights", "_node", "wcc")
+
+    def __init__(self, flights: Flights, node: Node) -> None:
+        self._node = node
+        self._flights = flights
+        self._flight = Flight(node)
+        self._before: Encoded | None = None
+        self.wcc = NO_WCC
+
+    def __enter__(self) -> Self:
+        node = self._node
+        with node.filesystem.lock:
+            flying = self._flights[node.filesystem.fsid]
+            for other in flying:
+                if other.node is node or other.node.handle == node.handle:
+                    other.disturbed = self._flight.disturbed = True
+            flying.append(self._flight)
+            self._before = post_op(node)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        node = self._node
+        with node.filesystem.lock:
+            self._flights[node.filesystem.fsid].remove(self._flight)
+            before = None if self._flight.disturbed else self._before
+            self.wcc = wcc(before, post_op(node))
