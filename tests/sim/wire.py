@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -114,7 +115,7 @@ class Wire:
         """A frame from `sender`, on its way to the other end."""
         receiver = self.b if sender is self.a else self.a
         if self._whole:
-            self.clock.after(self.conditions.delay, lambda: self._arrive(receiver, frame, frame))
+            self.clock.after(self.conditions.delay, partial(self._arrive, receiver, frame, frame))
             return True
         for bare in wire_frames(frame) if sender.vnet else (frame,):
             self._carry_one(sender, receiver, bare)
@@ -146,7 +147,7 @@ class Wire:
                 self.counters["wire.reordered"] += 1
                 arrives += random.randint(1, max(1, conditions.reordering_delay))
             frame = vnet.NOTHING + bare if receiver.vnet else bare
-            self.clock.at(arrives, lambda frame=frame: self._arrive(receiver, frame, bare))
+            self.clock.at(arrives, partial(self._arrive, receiver, frame, bare))
 
     def _leaves(self, sender: WireEnd, size: int) -> Instant | None:
         """When a frame of this size has left; None: the queue is full."""
@@ -219,7 +220,7 @@ class Host:
         deadline = self.stack.next_deadline
         if deadline is not None and (self._alarm is None or deadline < self._alarm):
             self._alarm = max(deadline, self._clock.now())
-            self._clock.at(self._alarm, lambda alarm=self._alarm: self._expire(alarm))
+            self._clock.at(self._alarm, partial(self._expire, self._alarm))
 
     def _expire(self, alarm: Instant) -> None:
         if alarm != self._alarm:
