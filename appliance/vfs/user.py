@@ -89,6 +89,22 @@ class User:
         self._directory(directory, READ)
         return directory.entries(cookie, limit)
 
+    def entry_nodes(self, directory: Node, entries: Sequence[Entry]) -> list[Node | None]:
+        """`entry_node` of many."""
+        try:
+            self._directory(directory, EXECUTE)
+        except VfsError:
+            return [None] * len(entries)
+        tree = self._tree
+        return [
+            self.entry_node(directory, entry)
+            if (node := entry.node) is None or entry.name in _DOTS
+            else node
+            if tree is None
+            else tree.cross(node)
+            for entry in entries
+        ]
+
     def entry_node(self, directory: Node, entry: Entry) -> Node | None:
         """The node of an entry that `read_directory` gave, or None where it cannot be shown: it has
         gone meanwhile, or the directory may be read but not searched."""
