@@ -73,7 +73,7 @@ class Attributes:
 
 
 class SetTime(Enum):
-    """A time that is set without saying which."""
+    """A time that is set without saying which. Backends do not meet it: user.py fills it in."""
 
     NOW = 1
 

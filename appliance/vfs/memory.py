@@ -1,19 +1,13 @@
 """A complete file system in memory: the example for authors of backends, and the tests' oracle.
 
-Data. A file is a dictionary of chunks of 64 KiB; an absent chunk is a hole, and a chunk may be
-shorter than 64 KiB, the rest being zeros. A chunk is a bytearray while only the file refers to it,
-and writes go into it in place. `read` gives memoryviews of chunks, which must never change
-afterwards, so a chunk that was given out is from then on kept as a read-only memoryview: the type
-says that it is shared, and a write to it puts a copy in its place. Nothing is copied for reading,
-and a write that covers a whole chunk never copies what was there.
-
-Directories. Names are in a dictionary, and in a list in the order in which they came. A cookie is a
-number that the directory never uses again; the list is sorted by it, so that a listing goes on
-wherever it was, whatever came or went. A removed entry stays in the list, without its node, until
-removed ones are the majority, which makes listing n entries O(n) in all.
+Content is in sparse.py. Names of a directory are in a dictionary, and in a list in the order in
+which they came. A cookie is a number that the directory never uses again; the list is sorted by it,
+so that a listing goes on wherever it was, whatever came or went. A removed entry stays in the list,
+without its node, until removed ones are the majority; so listing n entries takes O(n) in all.
 
 Attributes are replaced, never changed. `change` and `ctime` are one number, which is the time but
-always at least one more than before; so no change goes unseen, however coarse the clock.
+always at least one more than before; so no change goes unseen, however coarse the clock. Reading
+does not change `atime`.
 """
 
 from __future__ import annotations
@@ -25,7 +19,6 @@ from random import Random
 from typing import Final
 
 from appliance.clock import Clock
-from appliance.limits import KiB
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.interface import (
     Attributes,
@@ -39,12 +32,8 @@ from appliance.vfs.interface import (
     SetTime,
     Statistics,
 )
+from appliance.vfs.sparse import PAGE_BYTES, SparseBytes, pieces
 
-CHUNK_BYTES: Final = 64 * KiB
-PAGE_BYTES: Final = 4 * KiB
-"""What storage is counted in, and what a node is taken to cost."""
-
-_ZEROS: Final = memoryview(bytes(CHUNK_BYTES))
 _GENERATION_BYTES: Final = 4
 _HANDLE_BYTES: Final = 8 + _GENERATION_BYTES
 _COMPACT_FROM: Final = 32  # shorter lists are not worth the trouble
@@ -91,6 +80,12 @@ class MemoryFileSystem(FileSystem):
 
     def now(self) -> int:
         return self._clock.wall()
+
+    def take_storage(self, growth: int) -> None:
+        """Use so many bytes more (or fewer). NOSPC."""
+        if growth > self.free_bytes:
+            raise VfsError(Code.NOSPC)
+        self.free_bytes -= growth
 
     def admit(self, node: MemoryNode) -> tuple[int, bytes]:
         """The file id and handle of a new node. NOSPC."""
@@ -181,8 +176,8 @@ class MemoryNode(Node):
             gid = gid if changes.gid is None else changes.gid
             size = old.size if changes.size is None else changes.size
             mtime = mtime if changes.size is None else change
-            atime = _time(changes.atime_ns, atime, now)
-            mtime = _time(changes.mtime_ns, mtime, now)
+            atime = _time(changes.atime_ns, atime)
+            mtime = _time(changes.mtime_ns, mtime)
         self._attributes = Attributes(
             old.type,
             mode,
@@ -249,87 +244,44 @@ class MemorySymlink(MemoryNode):
 class MemoryFile(MemoryNode):
     """A regular file."""
 
-    __slots__ = ("_chunks",)
+    __slots__ = ("_content",)
 
     def __init__(self, filesystem: MemoryFileSystem, new: NewNode) -> None:
         super().__init__(filesystem, new)
-        self._chunks: dict[int, bytearray | memoryview] = {}
+        self._content = SparseBytes()
 
     def read(self, offset: int, count: int) -> tuple[list[Buffer], bool]:
         with self.filesystem.lock:
             size = self._attributes.size
             end = min(offset + count, size)
-            buffers: list[Buffer] = []
-            for index, start, stop in _pieces(offset, end):
-                chunk = self._chunks.get(index, _ZEROS)
-                if type(chunk) is bytearray:
-                    chunk = self._chunks[index] = memoryview(chunk).toreadonly()
-                filled = len(chunk)
-                if start < filled:
-                    buffers.append(chunk[start:stop])
-                if stop > filled:
-                    buffers.append(_ZEROS[max(start, filled) : stop])
-            return buffers, end >= size
+            return self._content.read(pieces(offset, end)), end >= size
 
     def write(self, offset: int, data: Sequence[Buffer]) -> int:
         length = sum(map(len, data))
         if not length:
             return 0
         end = offset + length
+        where = pieces(offset, end)
         with self.filesystem.lock:
             self.check_alive()
-            growth = sum(
-                _pages(stop) - _pages(len(self._chunks.get(index, b"")))
-                for index, _, stop in _pieces(offset, end)
-                if stop > len(self._chunks.get(index, b""))
-            )
-            if growth > self.filesystem.free_bytes:
-                raise VfsError(Code.NOSPC)
-            source = _Gather(data)
-            for index, start, stop in _pieces(offset, end):
-                self._write_chunk(index, start, stop, source)
-            self.filesystem.free_bytes -= growth
+            growth = self._content.growth(where)
+            self.filesystem.take_storage(growth)
+            self._content.write(where, data)
             size = max(end, self._attributes.size)
             self._become(size=size, used_bytes=growth, modified=True)
         return length
 
-    def _write_chunk(self, index: int, start: int, stop: int, source: _Gather) -> None:
-        """Bytes `start` to `stop` of one chunk."""
-        chunk = self._chunks.get(index, b"")
-        if type(chunk) is not bytearray:  # a hole, or given out
-            if start == 0 and stop >= len(chunk):
-                self._chunks[index] = bytearray().join(source.take(stop))
-                return
-            chunk = self._chunks[index] = bytearray(chunk)
-        if len(chunk) < stop:
-            chunk.extend(_ZEROS[: stop - len(chunk)])
-        with memoryview(chunk) as into:
-            for piece in source.take(stop - start):
-                into[start : start + len(piece)] = piece
-                start += len(piece)
-
     def _resize(self, size: int) -> None:
-        last, filled = divmod(size, CHUNK_BYTES)
-        before = self._stored()
-        for index in [index for index in self._chunks if index > last]:
-            del self._chunks[index]
-        chunk = self._chunks.get(last)
-        if chunk is not None and len(chunk) > filled:
-            if filled:
-                self._chunks[last] = chunk[:filled]
-            else:
-                del self._chunks[last]
-        freed = before - self._stored()
-        self.filesystem.free_bytes += freed
-        self._become(used_bytes=-freed)
-
-    def _stored(self) -> int:
-        return sum(_pages(len(chunk)) for chunk in self._chunks.values())
+        before = self._content.stored_bytes
+        self._content.truncate(size)
+        growth = self._content.stored_bytes - before
+        self.filesystem.take_storage(growth)
+        self._become(used_bytes=growth)
 
     def _release(self) -> None:
-        """The buffers that were given out stay good: they hold the chunks themselves."""
-        self.filesystem.free_bytes += self._stored()
-        self._chunks.clear()
+        """Buffers that were given out stay good: they hold the content themselves."""
+        self.filesystem.take_storage(-self._content.stored_bytes)
+        self._content.truncate(0)
 
 
 class MemoryDirectory(MemoryNode):
@@ -473,43 +425,6 @@ class MemoryDirectory(MemoryNode):
         self._become(nlink=self._attributes.nlink + directories, modified=True)
 
 
-class _Gather:
-    """Received buffers, taken in portions of other sizes without copying."""
-
-    def __init__(self, data: Sequence[Buffer]) -> None:
-        self._buffers = iter(data)
-        self._rest: memoryview = _ZEROS[:0]
-
-    def take(self, count: int) -> list[memoryview]:
-        """The next `count` bytes."""
-        pieces = []
-        while count:
-            rest = self._rest
-            if not rest:
-                rest = memoryview(next(self._buffers))
-            pieces.append(rest[:count])
-            self._rest = rest[count:]
-            count -= len(pieces[-1])
-        return pieces
-
-
-def _pieces(offset: int, end: int) -> list[tuple[int, int, int]]:
-    """The bytes from `offset` to `end` as (chunk index, start in it, end in it)."""
-    pieces = []
-    while offset < end:
-        index, start = divmod(offset, CHUNK_BYTES)
-        stop = min(CHUNK_BYTES, start + end - offset)
-        pieces.append((index, start, stop))
-        offset += stop - start
-    return pieces
-
-
-def _pages(length: int) -> int:
-    """The bytes of storage that `length` bytes of one chunk are counted as."""
-    return -(-length // PAGE_BYTES) * PAGE_BYTES
-
-
-def _time(wish: int | SetTime | None, old: int, now: int) -> int:
-    if wish is None:
-        return old
-    return now if isinstance(wish, SetTime) else wish
+def _time(wish: int | SetTime | None, old: int) -> int:
+    assert not isinstance(wish, SetTime)  # user.py has filled it in
+    return old if wish is None else wish
