@@ -261,6 +261,12 @@ half of this has been acknowledged, so it must not be less."""
 DATAGRAM_BYTES_MAX: Final = 65_507
 """The data of one UDP datagram over IPv4."""
 
+RPCBIND_STRING_BYTES_MAX: Final = 255
+"""A netid, universal address or owner in a call to rpcbind."""
+
+RPCBIND_STATISTICS_MAX: Final = 256
+"""Programs of which rpcbind counts who asked for them; callers may ask for any number."""
+
 # --- threads -----------------------------------------------------------------
 
 HELD_UP_AFTER: Final = 2 * MILLISECOND

@@ -30,6 +30,7 @@ from types import NoneType
 from typing import Any, Final, Generic, Never, TypeVar, get_args, get_type_hints
 
 from appliance.oncrpc.auth import Credential
+from appliance.oncrpc.message import reply_data
 from appliance.oncrpc.transport import Endpoint, Transport
 from appliance.oncrpc.xdr import Buffer, Codec, codec, encode, nothing
 
@@ -37,6 +38,18 @@ Failure = TypeVar("Failure")
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 _SUCCESS: Final = bytes(4)
+
+
+class Refused(Exception):
+    """A procedure answers in the words of RPC itself: what it was asked for is not there."""
+
+    def __init__(self, why: reply_data) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class Silence(Exception):
+    """A procedure does not answer, because its RFC says so."""
 
 
 class Call(Generic[Failure]):

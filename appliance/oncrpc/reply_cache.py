@@ -1,4 +1,4 @@
-"""The duplicate request cache: a call that came twice is done once.
+"""The duplicate request cache (RFC 1813 section 4.5): a call that came twice is done once.
 
 A client that hears nothing sends its call again. To remove a file twice is not the same as to
 remove it once: the second reply would be NOENT, although all went well. So the replies of

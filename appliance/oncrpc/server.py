@@ -18,6 +18,7 @@ holds what was delivered already; it goes on when a call is finished or the repl
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,14 +41,12 @@ from appliance.oncrpc.message import (
     success_reply,
     system_err,
 )
-from appliance.oncrpc.program import Procedure, Program
+from appliance.oncrpc.program import Procedure, Program, Refused, Silence
 from appliance.oncrpc.record import Record, RecordError, RecordReader
 from appliance.oncrpc.reply_cache import Caller, Entry, ReplyCache
 from appliance.oncrpc.transport import Buffer, StreamUser, Transport
 from appliance.oncrpc.xdr import XdrError
 from appliance.trace import Counters, log
-
-SYSTEM_ERROR: Final = "rpc.system_err"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +108,14 @@ def _unavailable(table: Table, program: int, version: int) -> Refusal:
     if version not in versions:
         return prog_mismatch(min(versions), max(versions))
     return proc_unavail()
+
+
+def counter(why: Refusal) -> str:
+    """What counts refusals of this kind."""
+    return f"rpc.{type(why).__name__}"
+
+
+SYSTEM_ERROR: Final = counter(system_err())
 
 
 class PendingCall:
@@ -184,38 +191,43 @@ class PendingCall:
             self._trouble = "rpc.duplicate_dropped" if entry is None else "rpc.duplicate_answered"
             return entry
         reply = self._run()
-        if self._trouble == SYSTEM_ERROR:
+        if reply is None or self._trouble == SYSTEM_ERROR:
             self._also = cache.failed(entry)
         else:
             self._also = cache.done(entry, reply)
         return reply
 
-    def _run(self) -> list[Buffer]:
+    def _run(self) -> list[Buffer] | None:
         procedure, session = self._procedure, self._session
         try:
             arguments = procedure.arguments.decode(self._head, self._arguments_at, self._rest)
         except XdrError as error:
             log.debug("%r: %s", self, error)
-            return self._refused(garbage_args(), "rpc.garbage_args")
+            return self._refused(garbage_args())
         call = procedure.program.call(self._service.host, self._credential, session.transport)
         try:
             results = procedure.perform(call, arguments)
         except AuthError as error:
-            return self._refused(auth_error(error.stat), "rpc.auth_error")
+            return self._refused(auth_error(error.stat))
+        except Refused as error:
+            return self._refused(error.why)
+        except Silence:
+            self._trouble = "rpc.silence"
+            return None
         except Exception as error:  # noqa: BLE001 (a bug in one procedure must not end its thread)
             session.server.broken(procedure, error)
-            return self._refused(system_err(), SYSTEM_ERROR)
+            return self._refused(system_err())
         reply = success_reply(self._xid, results, marked=session.marked)
         if not session.marked and sum(map(len, reply)) > limits.DATAGRAM_BYTES_MAX:
-            return self._refused(system_err(), "rpc.reply_too_large")
+            return self._refused(system_err())
         return reply
 
-    def _refused(self, why: Refusal, trouble: str) -> list[Buffer]:
-        self._trouble = trouble
+    def _refused(self, why: Refusal) -> list[Buffer]:
+        self._trouble = counter(why)
         return refusal(self._xid, why, marked=self._session.marked)
 
 
-class Session:
+class Session(ABC):
     """Where calls come from: one stream, or one datagram."""
 
     marked: bool
@@ -255,16 +267,16 @@ class Session:
         target[0].submit(PendingCall(self, target, xid, credential, record, at))
 
     def _refuse(self, xid: int, why: Refusal) -> None:
-        self.server.counters[f"rpc.{type(why).__name__}"] += 1
+        self.server.counters[counter(why)] += 1
         self.send(refusal(xid, why, marked=self.marked))
 
+    @abstractmethod
     def finished(self) -> None:
         """One of the calls in progress has got its reply."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reply_lost(self) -> bool:
         """Whether a reply that was sent here may never have arrived."""
-        raise NotImplementedError
 
 
 class StreamSession(Session):

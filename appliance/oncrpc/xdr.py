@@ -16,6 +16,7 @@ The mapping is the whole manual:
     struct                           a class under @struct
     type *                           type | None
     type<n>                          Annotated[list[type], Max(n)], or list[type]
+    type[n]                          Annotated[list[type], Size(n)]
     a linked list                    Annotated[list[type], Chain]
     union                            A | B | C, each a class under @arm(tag)
     void                             None, or a @struct without fields
@@ -60,6 +61,7 @@ __all__ = [
     "Encoded",
     "Max",
     "Opaque",
+    "Size",
     "XdrError",
     "arm",
     "bulk",
@@ -104,6 +106,13 @@ class Chain:
 @dataclass(frozen=True)
 class Max:
     """The most elements of a list."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """The number of elements of a list that always has as many."""
 
     count: int
 
@@ -221,6 +230,9 @@ def _annotated_kind(base: Any, marks: Sequence[object]) -> kinds.Kind:
     limit = next((mark.count for mark in marks if isinstance(mark, Max)), UNLIMITED)
     if get_origin(base) is list:
         inner = kind_of(get_args(base)[0])
+        for mark in marks:
+            if isinstance(mark, Size):
+                return kinds.FixedArray(inner, mark.count)
         return (kinds.LinkedList if Chain in marks else kinds.Array)(inner, limit)
     match marks[0]:
         case Integer(fmt):

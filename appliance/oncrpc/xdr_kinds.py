@@ -341,6 +341,35 @@ class Array(Kind):
         return []
 
 
+class FixedArray(Kind):
+    """A fixed-length array, `type name[count]`: section 4.12."""
+
+    def __init__(self, inner: Kind, count: int) -> None:
+        self.inner = inner
+        self.count = count
+
+    @property
+    def bytes_min(self) -> int:  # type: ignore[override]
+        return self.count * self.inner.bytes_min
+
+    def decode(self, code: Decoder) -> str:
+        values = code.variable()
+        code.emit(f"{values} = []")
+        with code.block(f"for _ in range({self.count}):"):
+            code.emit(f"{values}.append({self.inner.decode(code)})")
+        return values
+
+    def encode(self, code: Encoder, value: str) -> None:
+        values, item = code.variable(), code.variable()
+        code.prepare(f"{values} = {value}")
+        code.emit(f"if len({values}) != {self.count}: raise XdrError('not {self.count} elements')")
+        with code.block(f"for {item} in {values}:"):
+            self.inner.encode(code, item)
+
+    def nothing(self) -> object:
+        return [self.inner.nothing() for _ in range(self.count)]
+
+
 class LinkedList(Kind):
     """A list made of optional data, `struct { type item; list *next; }`: a Python list."""
 

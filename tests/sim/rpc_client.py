@@ -5,15 +5,15 @@
     reply = client.reply(data)                         # Reply(xid, results=..., ...)
     body = reply.status_body(LOOKUP3resok)             # after a status word of 0
 
-`over` plays a whole call against an RpcServer in the same process, in the simplest of worlds: no
-threads, the transport of `Loopback`.
+`RpcWorld` is an RPC server in the simplest of worlds: no threads, and transports that remember what
+was sent on them. `world.ask(call)` plays one call from its bytes to its reply.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from appliance.clock import Clock
 from appliance.oncrpc.auth import auth_flavor, authsys_parms
@@ -135,13 +135,17 @@ def _whole(reply: Reply, data: bytes, end: int) -> Reply:
     return reply
 
 
+CLIENT: Final = Endpoint("10.0.0.9", 700)
+SERVER: Final = Endpoint("10.0.0.5", 2049)
+
+
 @dataclass
 class Loopback:
     """A transport that remembers what was sent on it."""
 
     netid: str = "tcp"
-    peer: Endpoint = Endpoint("10.0.0.9", 700)
-    local: Endpoint = Endpoint("10.0.0.5", 2049)
+    peer: Endpoint = CLIENT
+    local: Endpoint = SERVER
     sent: list[list[Buffer]] = field(default_factory=list)
     unsent_bytes: int = 0
     paused: bool = False
@@ -198,7 +202,7 @@ class RpcWorld:
 
     def ask(self, call: bytes, port: int = 2049, netid: str = "tcp") -> Reply:
         """Send one call over a transport of its own, serve it, and return its one reply."""
-        transport = Loopback(netid, local=Endpoint("10.0.0.5", port))
+        transport = Loopback(netid, local=Endpoint(SERVER.address, port))
         if netid == "udp":
             self.server.datagram(transport, call)
         else:
