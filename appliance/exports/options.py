@@ -31,6 +31,8 @@ FLAVORS: Final = {
     "krb5p": 390005,
 }
 SERVED: Final = (AUTH_SYS, AUTH_NONE)
+RESERVED_PORTS: Final = 1024
+"""Ports below are given to the superuser of the client's host only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,10 @@ class Options:
             if known == flavor:
                 return access
         return None
+
+    def admits(self, port: int) -> bool:
+        """Whether calls may come from this port of the client."""
+        return not self.secure or port < RESERVED_PORTS
 
     @property
     def flavors(self) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Annotated, Final
 
-from appliance.oncrpc.xdr import Chain, Max, Opaque, int32, opaque, struct, uint32
+from appliance.oncrpc.xdr import Chain, Opaque, int32, opaque, struct, uint32
 
 MOUNT_PROGRAM: Final = 100005
 MOUNT_V1: Final = 1
@@ -43,23 +43,13 @@ class mountstat3(IntEnum):
     MNT3ERR_SERVERFAULT = 10006
 
 
-@struct
-class void:
-    """No arguments, or no results."""
-
-
-@struct
-class mntargs:
-    dirpath: dirpath
-
-
 # MNT
 
 
 @struct
 class mountres3_ok:
     fhandle: fhandle3
-    auth_flavors: Annotated[list[int32], Max(16)]
+    auth_flavors: list[int32]
 
 
 @struct
@@ -115,3 +105,9 @@ class ppathcnf:
     pc_xxx: int32
     pc_mask: int32
     pc_mask_more: int32
+
+
+PC_ERROR: Final = 1 << 0
+PC_CHOWN_RESTRICTED: Final = 1 << 7
+PC_NO_TRUNC: Final = 1 << 8
+"""Bits of pc_mask: nothing of it is known; two limits that either hold or do not."""

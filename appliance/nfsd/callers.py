@@ -14,11 +14,12 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
 from appliance import limits
 from appliance.clock import Clock
-from appliance.exports import Export, ExportTable, export_id
+from appliance.exports import Export, ExportsFile, ExportTable, export_id
+from appliance.exports.options import RESERVED_PORTS
 from appliance.oncrpc.auth import AuthError, auth_flavor, auth_stat
 from appliance.oncrpc.auth import Credential as RpcCredential
 from appliance.oncrpc.transport import Endpoint
@@ -29,17 +30,8 @@ from appliance.vfs.interface import FileSystem, Node
 from appliance.vfs.tree import Tree
 from appliance.vfs.user import User
 
-SECURE_PORTS: Final = 1024
-"""Ports below are only given to the superuser of a client's host."""
-
 _HEAD: Final = slice(0, limits.HANDLE_BYTES_MAX - limits.NODE_HANDLE_BYTES_MAX)
 """The part of a handle that says which export and which file system."""
-
-
-class Exports(Protocol):
-    """Where the exports in force are (exports/load.py: ExportsFile)."""
-
-    table: ExportTable
 
 
 class Grant:
@@ -57,11 +49,11 @@ class Grant:
 class Caller:
     """Somebody who calls, and the grants it has got so far, by the head of their handles."""
 
-    __slots__ = ("address", "credential", "grants", "secure_port", "users")
+    __slots__ = ("address", "credential", "grants", "port", "users")
 
     def __init__(self, peer: Endpoint, credential: RpcCredential) -> None:
         self.address = ipaddress.ip_address(peer.address).packed
-        self.secure_port = peer.port < SECURE_PORTS
+        self.port = peer.port  # this one or one that is as good
         self.credential = credential
         self.grants: dict[bytes, Grant] = {}
         self.users: dict[int, tuple[User, Node]] = {}
@@ -101,7 +93,7 @@ class NodeCache:
 class Callers:
     """Everybody who has called lately, and the nodes that were called for."""
 
-    def __init__(self, tree: Tree, exports: Exports, clock: Clock) -> None:
+    def __init__(self, tree: Tree, exports: ExportsFile, clock: Clock) -> None:
         self.tree: Final = tree
         self.nodes: Final = NodeCache()
         self._exports = exports
@@ -129,7 +121,7 @@ class Callers:
         """Who calls from `peer` with this credential."""
         if self._exports.table is not self._table:
             self._loaded(self._exports.table)
-        key = (peer.address, peer.port < SECURE_PORTS, credential)
+        key = (peer.address, peer.port < RESERVED_PORTS, credential)
         caller = self._callers.get(key)
         if caller is None:
             if len(self._callers) >= limits.CALLERS_MAX:
@@ -183,7 +175,10 @@ class Callers:
         if export.id not in caller.users:
             caller.users[export.id] = self._make_user(caller, export)
         user, top = caller.users[export.id]
-        if not self._is_within(filesystem, top.filesystem, export):
+        crossed = filesystem is not top.filesystem
+        if crossed and not (
+            export.options.crossmnt and self.tree.reaches(top.filesystem, filesystem)
+        ):
             raise VfsError(Code.STALE, "not in this export")
         head = handles.encode(export.id, filesystem.root())[_HEAD]
         grant = caller.grants[head] = Grant(export, filesystem, head, user)
@@ -194,7 +189,7 @@ class Callers:
         rights = options.access(caller.credential.flavor)
         if rights is None:
             raise AuthError(auth_stat.AUTH_TOOWEAK)
-        if options.secure and not caller.secure_port:
+        if not options.admits(caller.port):
             raise VfsError(Code.PERM, "insecure port")
         try:
             top = self.tree.walk(os.fsdecode(export.path))
@@ -208,14 +203,6 @@ class Callers:
             top=top,
         )
         return user, top
-
-    def _is_within(self, filesystem: FileSystem, top: FileSystem, export: Export) -> bool:
-        """Whether `filesystem` is the one of the exported directory, or mounted below in an export
-        that crosses mounts."""
-        if filesystem is top:
-            return True
-        covered = self.tree.covered_by(filesystem.root()) if export.options.crossmnt else None
-        return covered is not None and self._is_within(covered.filesystem, top, export)
 
 
 def _identity(said: RpcCredential, rules: SquashRules) -> Credential:

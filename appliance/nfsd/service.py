@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from appliance.clock import Clock
-from appliance.nfsd.callers import Callers, Exports
+from appliance.exports import ExportsFile
+from appliance.nfsd.callers import Callers
 from appliance.nfsd.v3.procedures import nfs3
 from appliance.nfsd.v3.wcc import Flights
 from appliance.oncrpc.program import Program
@@ -24,7 +25,7 @@ class Nfsd:
     programs: Final[tuple[Program, ...]] = (nfs3,)
 
     def __init__(
-        self, tree: Tree, exports: Exports, clock: Clock, *, write_verifier: bytes
+        self, tree: Tree, exports: ExportsFile, clock: Clock, *, write_verifier: bytes
     ) -> None:
         assert len(write_verifier) == WRITE_VERIFIER_BYTES
         self.callers: Final = Callers(tree, exports, clock)

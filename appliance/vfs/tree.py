@@ -119,6 +119,15 @@ class Tree:
         """The directory that the file system of `node` is mounted on; None for the one at "/"."""
         return self._covered.get(node.filesystem.fsid)
 
+    def reaches(self, top: FileSystem, filesystem: FileSystem) -> bool:
+        """Whether `filesystem` is `top`, or mounted somewhere below it."""
+        while filesystem is not top:
+            covered = self._covered.get(filesystem.fsid)
+            if covered is None:
+                return False
+            filesystem = covered.filesystem
+        return True
+
     def filesystem_by_fsid(self, fsid: int) -> FileSystem:
         """The file system of that identity. STALE: none is mounted."""
         filesystem = self._by_fsid.get(fsid)
