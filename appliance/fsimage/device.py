@@ -1,0 +1,325 @@
+"""Where the bytes of an image are.
+
+A BlockDevice is a range of bytes with five verbs. Devices are stacked: a file at the bottom, a
+partition cut out of it, changes kept in memory above that. The file system on top does not know
+which it has.
+
+Waiting. A read first asks for what the host has in memory (RWF_NOWAIT), which takes microseconds.
+Only if something is missing does it call `about_to_wait` and ask again, waiting.
+
+Data is read with preadv into buffers, not through a memory mapping: a page fault would hold the
+interpreter's lock, and an I/O error or a truncated file would be a SIGBUS, the end of the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from typing import Final, Protocol
+
+from appliance import limits
+from appliance.fsimage.errors import ImageError
+from appliance.vfs.errors import Code, VfsError
+from appliance.vfs.interface import AboutToWait, Buffer, waits_for_nobody
+
+WritableBuffer = bytearray | memoryview
+
+_IOV_MAX: Final = os.sysconf("SC_IOV_MAX")
+
+_CANNOT_TELL: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+"""What the host says where its file system does not know RWF_NOWAIT."""
+
+_DEVICE_IS_FULL: Final = frozenset({Code.NOSPC, Code.DQUOT, Code.FBIG})
+"""What the host may say about a write that is worth passing on. Anything else (the host's own
+STALE, say, which would tell an NFS client to forget its file) is an I/O error of ours."""
+
+
+class BlockDevice(Protocol):
+    """A range of bytes. Every method may raise VfsError (IO; of a write also NOSPC)."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether `write` would fail."""
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Exactly `count` bytes."""
+
+    def readinto(self, offset: int, views: Sequence[WritableBuffer]) -> None:
+        """Fill all of `views` with what begins at `offset`."""
+
+    def write(self, offset: int, data: Sequence[Buffer]) -> None:
+        """Write all of `data`, one buffer after the other. Durable only after `flush`."""
+
+    def flush(self) -> None:
+        """Return when everything that was written is durable."""
+
+    def close(self) -> None:
+        """Let go of it. The last call."""
+
+
+def _bytes_of(buffers: Sequence[Buffer]) -> int:
+    return sum(map(len, buffers))
+
+
+def _check_range(device: BlockDevice, offset: int, count: int) -> None:
+    if offset < 0 or count < 0 or offset + count > device.size:
+        raise VfsError(
+            Code.IO, f"{count} bytes at {offset} are outside of the device ({device.size} bytes)"
+        )
+
+
+def _after(buffers: Sequence[Buffer], done: int) -> list[memoryview]:
+    """What is left of `buffers` after the first `done` bytes."""
+    left = []
+    for buffer in buffers:
+        if done < len(buffer):
+            left.append(memoryview(buffer)[done:])
+        done = max(0, done - len(buffer))
+    return left
+
+
+class FileDevice:
+    """A file of the host, or a block device of it.
+
+    The file is locked with flock(2), shared for reading and exclusively for writing, so that no
+    second process of ours writes to what this one reads. (The host's kernel takes no such lock
+    when it mounts the image.)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        read_only: bool = True,
+        about_to_wait: AboutToWait = waits_for_nobody,
+    ) -> None:
+        self.path: Final = os.fspath(path)
+        self.read_only: Final = read_only
+        self._about_to_wait = about_to_wait
+        self._nowait = os.RWF_NOWAIT
+        try:
+            self._fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
+        except OSError as error:
+            raise ImageError(f"cannot open {self.path}: {error.strerror}") from None
+        try:
+            self._take()
+            self.size: Final = os.lseek(self._fd, 0, os.SEEK_END)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _take(self) -> None:
+        mode = os.fstat(self._fd).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise ImageError(
+                f"{self.path} is not an image: it is neither a file nor a block device",
+                "a directory is served with --directory" if stat.S_ISDIR(mode) else "",
+            )
+        try:
+            fcntl.flock(
+                self._fd, fcntl.LOCK_NB | (fcntl.LOCK_SH if self.read_only else fcntl.LOCK_EX)
+            )
+        except BlockingIOError:
+            wanted = "written to by" if self.read_only else "in use by"
+            raise ImageError(
+                f"{self.path} is {wanted} another process",
+                "only readers can share an image; give each server a copy of its own",
+            ) from None
+        except OSError as error:
+            raise ImageError(f"cannot lock {self.path}: {error.strerror}") from None
+
+    def read(self, offset: int, count: int) -> bytes:
+        buffer = bytearray(count)
+        self.readinto(offset, [buffer])
+        return bytes(buffer)
+
+    def readinto(self, offset: int, views: Sequence[WritableBuffer]) -> None:
+        for first in range(0, len(views), _IOV_MAX):
+            some = views[first : first + _IOV_MAX]
+            wanted = _bytes_of(some)
+            _check_range(self, offset, wanted)
+            done = self._read_cached(offset, some)
+            if done < wanted:
+                self._about_to_wait()
+                self._read_waiting(offset + done, _after(some, done))
+            offset += wanted
+
+    def _read_cached(self, offset: int, views: Sequence[WritableBuffer]) -> int:
+        """Read what the host has at hand; how much it was."""
+        try:
+            return os.preadv(self._fd, views, offset, self._nowait)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if not self._nowait or error.errno not in _CANNOT_TELL:
+                raise VfsError(Code.IO, f"{self.path}: {error.strerror}") from None
+            # The host's file system cannot say whether it would wait (tmpfs never has to): from
+            # now on reads just read. A read that does take long is noticed from outside.
+            self._nowait = 0
+            return self._read_cached(offset, views)
+
+    def _read_waiting(self, offset: int, views: list[memoryview]) -> None:
+        while views:
+            try:
+                done = os.preadv(self._fd, views, offset)
+            except OSError as error:
+                raise VfsError(Code.IO, f"{self.path}: {error.strerror}") from None
+            if done == 0:
+                raise VfsError(Code.IO, f"{self.path} has become shorter since it was opened")
+            offset += done
+            views = _after(views, done)
+
+    def write(self, offset: int, data: Sequence[Buffer]) -> None:
+        _check_range(self, offset, _bytes_of(data))
+        left = _after(data, 0)
+        while left:
+            try:
+                done = os.pwritev(self._fd, left[:_IOV_MAX], offset)
+            except OSError as error:
+                raise self._failed(error) from None
+            offset += done
+            left = _after(left, done)
+
+    def flush(self) -> None:
+        if self.read_only:
+            return
+        self._about_to_wait()
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise self._failed(error) from None
+
+    def _failed(self, error: OSError) -> VfsError:
+        code = VfsError.from_os(error).code
+        return VfsError(
+            code if code in _DEVICE_IS_FULL else Code.IO, f"{self.path}: {error.strerror}"
+        )
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
+
+
+class Slice:
+    """A part of a device: a partition. Closing it closes the device."""
+
+    def __init__(self, base: BlockDevice, first: int, size: int) -> None:
+        _check_range(base, first, size)
+        self._base = base
+        self._first = first
+        self.size: Final = size
+        self.read_only: Final = base.read_only
+
+    def read(self, offset: int, count: int) -> bytes:
+        _check_range(self, offset, count)
+        return self._base.read(self._first + offset, count)
+
+    def readinto(self, offset: int, views: Sequence[WritableBuffer]) -> None:
+        _check_range(self, offset, _bytes_of(views))
+        self._base.readinto(self._first + offset, views)
+
+    def write(self, offset: int, data: Sequence[Buffer]) -> None:
+        _check_range(self, offset, _bytes_of(data))
+        self._base.write(self._first + offset, data)
+
+    def flush(self) -> None:
+        self._base.flush()
+
+    def close(self) -> None:
+        self._base.close()
+
+
+class Overlay:
+    """Changes in memory above a device that is only read.
+
+    A changed block is kept whole, as immutable bytes under its number, so that a copy of the
+    dictionary is a snapshot. Whatever lies below, this device can be written to.
+    """
+
+    read_only: Final = False
+
+    def __init__(self, base: BlockDevice, block_bytes: int = 4096) -> None:
+        self._base = base
+        self._block_bytes = block_bytes
+        self._changed: dict[int, bytes] = {}
+        self.size: Final = base.size
+
+    def changes(self) -> Iterator[tuple[int, bytes]]:
+        """Offset and contents of every changed block."""
+        for number, block in sorted(self._changed.items()):
+            yield number * self._block_bytes, block
+
+    def _block(self, number: int) -> bytes:
+        block = self._changed.get(number)
+        if block is not None:
+            return block
+        start = number * self._block_bytes
+        return self._base.read(start, min(self._block_bytes, self.size - start))
+
+    def _unchanged(self, offset: int, count: int) -> bool:
+        first, last = offset // self._block_bytes, (offset + count - 1) // self._block_bytes
+        return self._changed.keys().isdisjoint(range(first, last + 1))
+
+    def read(self, offset: int, count: int) -> bytes:
+        if self._unchanged(offset, count):
+            return self._base.read(offset, count)
+        buffer = bytearray(count)
+        self.readinto(offset, [buffer])
+        return bytes(buffer)
+
+    def readinto(self, offset: int, views: Sequence[WritableBuffer]) -> None:
+        wanted = _bytes_of(views)
+        self._base.readinto(offset, views)
+        if self._unchanged(offset, wanted):
+            return
+        for view in views:
+            self._lay_over(offset, memoryview(view))
+            offset += len(view)
+
+    def _lay_over(self, offset: int, view: memoryview) -> None:
+        """Replace in `view`, which has what the base has at `offset`, what was changed."""
+        for number, inside, at, length in self._pieces(offset, len(view)):
+            block = self._changed.get(number)
+            if block is not None:
+                view[at : at + length] = block[inside : inside + length]
+
+    def _pieces(self, offset: int, count: int) -> Iterator[tuple[int, int, int, int]]:
+        """A range cut at block boundaries: block, offset in it, offset in the range, length."""
+        at = 0
+        while at < count:
+            number, inside = divmod(offset + at, self._block_bytes)
+            length = min(self._block_bytes - inside, count - at)
+            yield number, inside, at, length
+            at += length
+
+    def write(self, offset: int, data: Sequence[Buffer]) -> None:
+        _check_range(self, offset, _bytes_of(data))
+        for buffer in data:
+            view = memoryview(buffer)
+            for number, inside, at, length in self._pieces(offset, len(view)):
+                self._change(number, inside, view[at : at + length])
+            offset += len(view)
+
+    def _change(self, number: int, inside: int, piece: memoryview) -> None:
+        if (len(self._changed) + 1) * self._block_bytes > limits.OVERLAY_BYTES_MAX:
+            raise VfsError(Code.NOSPC, "more changes than are kept in memory")
+        if len(piece) == self._block_bytes:
+            self._changed[number] = bytes(piece)
+            return
+        block = bytearray(self._block(number))
+        block[inside : inside + len(piece)] = piece
+        self._changed[number] = bytes(block)
+
+    def flush(self) -> None:
+        """Nothing: what is in memory is as durable as it will get."""
+
+    def close(self) -> None:
+        self._base.close()

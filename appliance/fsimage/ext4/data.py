@@ -1,0 +1,42 @@
+"""What is in a file: extents to buffers.
+
+What is contiguous on the device is read by one call into one buffer, straight from the image; a
+hole, and what was never written, is a view of zeros that all such readers share.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from appliance import limits
+from appliance.fsimage.device import BlockDevice
+from appliance.fsimage.ext4.extents import BlockMap
+from appliance.vfs.interface import Buffer
+
+_ZEROS: Final = memoryview(bytes(limits.CALL_DATA_BYTES_MAX))
+
+
+def read(
+    device: BlockDevice, block_map: BlockMap, block_bits: int, offset: int, count: int
+) -> list[Buffer]:
+    """`count` bytes from `offset` of a file that is at least so long."""
+    end = offset + count
+    last = end - 1 >> block_bits
+    buffers: list[Buffer] = []
+    for extent in block_map.extents(offset >> block_bits, last + 1):
+        start = max(offset, extent.logical << block_bits)
+        length = min(end, extent.end << block_bits) - start
+        if extent.physical and extent.written:
+            at = (extent.physical << block_bits) + start - (extent.logical << block_bits)
+            buffer = bytearray(length)
+            device.readinto(at, (buffer,))
+            buffers.append(buffer)
+        else:
+            _append_zeros(buffers, length)
+    return buffers
+
+
+def _append_zeros(buffers: list[Buffer], count: int) -> None:
+    while count > 0:
+        buffers.append(_ZEROS[:count])
+        count -= len(_ZEROS)

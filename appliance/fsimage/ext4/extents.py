@@ -1,0 +1,317 @@
+"""Where the blocks of a file are: extent trees (kernel document: "Extent Tree"), and the indirect
+blocks of ext2 and ext3 ("Direct/Indirect Block Addressing").
+
+Both are trees, and both are read piece by piece: a *leaf* is the part of the map that one block of
+the tree (or the inode itself) describes, as sorted extents. What lies between extents is a hole.
+
+A damaged or hostile tree cannot loop: every level of an extent tree has to say a smaller depth than
+the one above it, and its keys have to lie within those of its parent, in order.
+"""
+
+from __future__ import annotations
+
+import struct
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Final
+
+from appliance import limits
+from appliance.fsimage.ext4 import layout
+from appliance.fsimage.ext4.cache import Cache
+from appliance.fsimage.ext4.crc import crc32c
+from appliance.fsimage.ext4.inode import Inode
+from appliance.fsimage.ext4.layout import ext4_extent_header
+from appliance.fsimage.ext4.volume import Volume
+from appliance.vfs.errors import VfsError
+
+_DIRECT_BLOCKS: Final = 12
+_EVERYTHING: Final = 1 << 63
+"""A logical block number that no file reaches: maps end there with a hole."""
+
+_EXTENT: Final = struct.Struct("<IHHI")
+"""ext4_extent: ee_block, ee_len, ee_start_hi, ee_start_lo."""
+
+_INDEX: Final = struct.Struct("<IIHxx")
+"""ext4_extent_idx: ei_block, ei_leaf_lo, ei_leaf_hi."""
+
+
+@dataclass(slots=True)
+class Extent:
+    """`count` blocks of a file from block `logical` on, at block `physical` of the device.
+
+    In a hole `physical` is 0. What is not `written` reads as zeros, wherever it is.
+    """
+
+    logical: int
+    count: int
+    physical: int
+    written: bool = True
+
+    @property
+    def end(self) -> int:
+        """The first logical block after it."""
+        return self.logical + self.count
+
+    def part(self, first: int, end: int) -> Extent:
+        """What lies between two logical blocks; there is something."""
+        first, end = max(first, self.logical), min(end, self.end)
+        physical = self.physical and self.physical + first - self.logical
+        return Extent(first, end - first, physical, self.written)
+
+    def continues(self, before: Extent) -> bool:
+        """Whether it follows `before` in the file and on the device, and is of its kind."""
+        return (
+            before.end == self.logical
+            and before.written == self.written
+            and self.physical == (before.physical and before.physical + before.count)
+        )
+
+
+class Leaf:
+    """All extents of the logical blocks `first` to `end` (exclusive)."""
+
+    __slots__ = ("end", "extents", "first", "starts")
+
+    def __init__(self, first: int, end: int, extents: list[Extent]) -> None:
+        self.first = first
+        self.end = end
+        self.extents = extents
+        self.starts = [extent.logical for extent in extents]
+
+    def __len__(self) -> int:
+        return len(self.extents) + 1
+
+
+class BlockMap(ABC):
+    """Where the blocks of one file are."""
+
+    @abstractmethod
+    def leaf(self, logical: int) -> Leaf:
+        """The leaf that covers block `logical`."""
+
+    def extents(self, first: int, end: int) -> list[Extent]:
+        """What is at the logical blocks `first` to `end`: extents and holes, without a gap, cut
+        to that range; what is contiguous is one."""
+        found: list[Extent] = []
+        while first < end:
+            leaf = self.leaf(first)
+            stop = min(end, leaf.end)
+            at = max(0, bisect_right(leaf.starts, first) - 1)
+            while first < stop:
+                extent = self._at(leaf, at, first, stop)
+                at += 1
+                if extent is None:
+                    continue
+                if found and extent.continues(found[-1]):
+                    found[-1].count += extent.count
+                else:
+                    found.append(extent)
+                first = extent.end
+        return found
+
+    @staticmethod
+    def _at(leaf: Leaf, at: int, first: int, stop: int) -> Extent | None:
+        """What begins at block `first`: a part of extent `at`, or the hole before it (or behind the
+        last one); None if that extent ends before."""
+        if at >= len(leaf.extents):
+            return Extent(first, stop - first, 0)
+        extent = leaf.extents[at]
+        if extent.end <= first:
+            return None
+        if extent.logical <= first:
+            return extent.part(first, stop)
+        return Extent(first, min(stop, extent.logical) - first, 0)
+
+
+class Branch:
+    """A block of an extent tree above the leaves: from each of `keys` on, the map goes on in the
+    block of `children` at the same place."""
+
+    __slots__ = ("children", "depth", "end", "first", "keys")
+
+    def __init__(self, first: int, end: int, depth: int, entries: list[tuple[int, int]]) -> None:
+        self.first = first
+        self.end = end
+        self.depth = depth
+        self.keys = [key for key, _ in entries]
+        self.children = [child for _, child in entries]
+
+    def __len__(self) -> int:
+        return len(self.keys) + 1
+
+
+class BlockMaps:
+    """The maps of the files of a volume, and a memory of their pieces."""
+
+    def __init__(self, volume: Volume) -> None:
+        self.volume: Final = volume
+        self.pieces: Final[Cache[tuple[int, int], Leaf | Branch]] = Cache(
+            limits.BLOCK_MAP_CACHE_EXTENTS_MAX, len
+        )
+
+    def of(self, inode: Inode) -> BlockMap:
+        """The map of one inode, which does not have its data inside itself."""
+        if inode.has_flag(layout.EXTENTS_FL):
+            return ExtentTree(self, inode)
+        return IndirectBlocks(self, inode)
+
+
+class ExtentTree(BlockMap):
+    """The extent tree of an inode. Its root is in i_block."""
+
+    def __init__(self, maps: BlockMaps, inode: Inode) -> None:
+        self._maps: Final = maps
+        self._volume: Final = maps.volume
+        self._number: Final = inode.number
+        self._generation: Final = inode.disk.i_generation
+        raw = inode.disk.i_block
+        header = ext4_extent_header.decode(raw)
+        if header.eh_depth > layout.EXTENT_DEPTH_MAX:
+            raise self._damaged(f"an extent tree {header.eh_depth} deep")
+        self._root: Final = self._parse(raw, 0, _EVERYTHING, header.eh_depth)
+
+    def _damaged(self, what: str) -> VfsError:
+        return self._volume.damaged(f"inode {self._number}", f"has {what}")
+
+    def leaf(self, logical: int) -> Leaf:
+        piece = self._root
+        while isinstance(piece, Branch):
+            at = bisect_right(piece.keys, logical) - 1
+            if at < 0:
+                return Leaf(piece.first, piece.keys[0], [])
+            end = piece.keys[at + 1] if at + 1 < len(piece.keys) else piece.end
+            piece = self._child(piece.children[at], piece.keys[at], end, piece.depth - 1)
+        return piece
+
+    def _child(self, physical: int, first: int, end: int, depth: int) -> Leaf | Branch:
+        """The piece of the tree in block `physical`."""
+        key = (self._number, physical)
+        piece = self._maps.pieces.get(key)
+        if piece is None or piece.first != first or piece.end != end:
+            raw = self._volume.block(physical)
+            piece = self._parse(raw, first, end, depth)
+            self._check_checksum(raw, physical)
+            self._maps.pieces.put(key, piece)
+        return piece
+
+    def _check_checksum(self, raw: bytes, physical: int) -> None:
+        if not self._volume.has_metadata_csum:
+            return
+        header = ext4_extent_header.decode(raw)
+        tail = ext4_extent_header.SIZE + header.eh_max * _EXTENT.size
+        seed = self._volume.inode_seed(self._number, self._generation)
+        if crc32c(seed, raw[:tail]) != int.from_bytes(raw[tail : tail + 4], "little"):
+            raise self._damaged(f"a wrong checksum in extent block {physical}")
+
+    def _parse(self, raw: bytes, first: int, end: int, depth: int) -> Leaf | Branch:
+        """The piece in `raw`, of which only `depth` and the range of its keys are known."""
+        header = ext4_extent_header.decode(raw)
+        room = (len(raw) - ext4_extent_header.SIZE) // _EXTENT.size
+        if header.eh_magic != layout.EXTENT_MAGIC:
+            raise self._damaged("an extent block without its magic")
+        if not header.eh_entries <= header.eh_max <= room:
+            raise self._damaged(f"an extent block with {header.eh_entries} of {header.eh_max}")
+        if header.eh_depth != depth or (depth and not header.eh_entries):
+            raise self._damaged(f"an extent block of depth {header.eh_depth} where {depth} belongs")
+        start = ext4_extent_header.SIZE
+        entries = raw[start : start + header.eh_entries * _EXTENT.size]
+        if depth:
+            return Branch(first, end, depth, self._branches(entries, first, end))
+        return Leaf(first, end, self._extents(entries, first, end))
+
+    def _branches(self, entries: bytes, first: int, end: int) -> list[tuple[int, int]]:
+        found = []
+        for key, low, high in _INDEX.iter_unpack(entries):
+            physical = low | high << 32
+            if not first <= key < end or not self._volume.has_blocks(physical):
+                raise self._damaged(f"an extent block {physical} for {key} that cannot be there")
+            found.append((key, physical))
+            first = key + 1
+        return found
+
+    def _extents(self, entries: bytes, first: int, end: int) -> list[Extent]:
+        found = []
+        for logical, length, high, low in _EXTENT.iter_unpack(entries):
+            written = length <= layout.EXTENT_WRITTEN_MAX
+            count = length if written else length - layout.EXTENT_WRITTEN_MAX
+            physical = low | high << 32
+            if not (
+                count
+                and first <= logical
+                and logical + count <= end
+                and self._volume.has_blocks(physical, count)
+            ):
+                raise self._damaged(f"an extent {logical}+{count} at {physical}, which cannot be")
+            found.append(Extent(logical, count, physical, written))
+            first = logical + count
+        return found
+
+
+class IndirectBlocks(BlockMap):
+    """Twelve blocks that the inode names, and three trees, one, two and three levels deep, of
+    blocks full of block numbers. 0 is a hole, in any level."""
+
+    def __init__(self, maps: BlockMaps, inode: Inode) -> None:
+        self._maps: Final = maps
+        self._volume: Final = maps.volume
+        self._number: Final = inode.number
+        self._bits: Final = maps.volume.block_bits - 2  # of the numbers in one block
+        pointers = struct.unpack("<15I", inode.disk.i_block)
+        self._roots: Final = pointers[_DIRECT_BLOCKS:]
+        self._direct: Final = self._leaf(0, pointers[:_DIRECT_BLOCKS])
+
+    def _damaged(self, what: str) -> VfsError:
+        return self._volume.damaged(f"inode {self._number}", f"has {what}")
+
+    def leaf(self, logical: int) -> Leaf:
+        first = _DIRECT_BLOCKS
+        if logical < first:
+            return self._direct
+        for levels, root in enumerate(self._roots, 1):
+            end = first + (1 << self._bits * levels)
+            if logical < end:
+                return self._below(root, levels, first, logical)
+            first = end
+        return Leaf(first, _EVERYTHING, [])
+
+    def _below(self, physical: int, levels: int, first: int, logical: int) -> Leaf:
+        """The leaf of `logical` in the tree at `physical`, which begins with block `first`."""
+        while physical and levels > 1:
+            levels -= 1
+            at = logical - first >> self._bits * levels
+            first += at << self._bits * levels
+            physical = self._pointers(physical)[at]
+        if physical:
+            return self._last(physical, first)
+        return Leaf(first, first + (1 << self._bits * levels), [])
+
+    def _last(self, physical: int, first: int) -> Leaf:
+        """The leaf in block `physical`."""
+        key = (self._number, first)
+        leaf = self._maps.pieces.get(key)
+        if not isinstance(leaf, Leaf):
+            leaf = self._leaf(first, self._pointers(physical))
+            self._maps.pieces.put(key, leaf)
+        return leaf
+
+    def _pointers(self, physical: int) -> tuple[int, ...]:
+        if not self._volume.has_blocks(physical):
+            raise self._damaged(f"an indirect block {physical}, which cannot be")
+        raw = self._volume.block(physical)
+        return struct.unpack(f"<{len(raw) // 4}I", raw)
+
+    def _leaf(self, first: int, pointers: tuple[int, ...]) -> Leaf:
+        """Block numbers as extents."""
+        extents: list[Extent] = []
+        following = 0
+        for logical, physical in enumerate(pointers, first):
+            if physical and physical == following:
+                extents[-1].count += 1
+            elif physical:
+                extents.append(Extent(logical, 1, physical))
+            following = physical and physical + 1
+        for extent in extents:
+            if not self._volume.has_blocks(extent.physical, extent.count):
+                raise self._damaged(f"blocks {extent.physical}+{extent.count}, which cannot be")
+        return Leaf(first, first + len(pointers), extents)

@@ -1,0 +1,153 @@
+"""What everything in an ext4 file system is read through: verified metadata blocks.
+
+A Volume is a device with a superblock: it knows where the inode of a number is, which block numbers
+can exist, and remembers blocks. Whoever asks for a block checks what is in it, because only he
+knows what it should be; `damaged` makes the error, and the sentence in the log.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from appliance import limits
+from appliance.fsimage.device import BlockDevice
+from appliance.fsimage.ext4 import layout
+from appliance.fsimage.ext4.cache import Cache
+from appliance.fsimage.ext4.crc import crc16, crc32c
+from appliance.fsimage.ext4.layout import ext4_group_desc
+from appliance.fsimage.ext4.superblock import Superblock
+from appliance.trace import log
+from appliance.vfs.errors import Code, VfsError
+
+
+class Volume:
+    """A device, its superblock, and the metadata blocks read from it."""
+
+    def __init__(self, device: BlockDevice, superblock: Superblock, name: str) -> None:
+        self.device: Final = device
+        self.superblock: Final = superblock
+        self.name: Final = name
+        self.block_bits: Final = superblock.block_bits
+        self.block_bytes: Final = superblock.block_bytes
+        self.has_metadata_csum: Final = superblock.has_metadata_csum
+        self.seed: Final = superblock.checksum_seed
+        self._first_block: Final = superblock.disk.s_first_data_block
+        self._blocks: Final[Cache[int, bytes]] = Cache(limits.METADATA_CACHE_BYTES_MAX, len)
+        self._groups: Final[Cache[int, ext4_group_desc]] = Cache(
+            limits.METADATA_CACHE_BYTES_MAX // 512
+        )
+        self._complaints: Final[set[str]] = set()
+
+    # Blocks.
+
+    def has_blocks(self, first: int, count: int = 1) -> bool:
+        """Whether these block numbers can hold something."""
+        return self._first_block <= first and first + count <= self.superblock.blocks_count
+
+    def block(self, number: int) -> bytes:
+        """A metadata block. It is never changed: who wants to, makes another one."""
+        block = self._blocks.get(number)
+        if block is None:
+            if not 0 <= number < self.superblock.blocks_count:
+                raise self.damaged(f"block {number}", "is beyond the end")
+            block = self.device.read(number << self.block_bits, self.block_bytes)
+            self._blocks.put(number, block)
+        return block
+
+    def damaged(self, what: str, how: str) -> VfsError:
+        """The error to raise for something that is not as it should be; it is logged once."""
+        sentence = f"{self.name}: {what} {how}"
+        if sentence not in self._complaints and len(self._complaints) < limits.COMPLAINTS_MAX:
+            self._complaints.add(sentence)
+            log.warning("%s", sentence)
+        return VfsError(Code.IO, sentence)
+
+    # Block groups.
+
+    def group(self, index: int) -> ext4_group_desc:
+        """The descriptor of a block group."""
+        group = self._groups.get(index)
+        if group is None:
+            group = self._read_group(index)
+            self._groups.put(index, group)
+        return group
+
+    def _read_group(self, index: int) -> ext4_group_desc:
+        superblock = self.superblock
+        size = superblock.desc_bytes
+        at, inside = divmod(index, self.block_bytes // size)
+        block = self.block(superblock.descriptor_block(at))
+        raw = block[inside * size : inside * size + size]
+        group = ext4_group_desc.decode(raw[:64].ljust(64, b"\0"))
+        if (self.has_metadata_csum or superblock.has_gdt_csum) and (
+            group.bg_checksum != self.group_checksum(index, raw)
+        ):
+            raise self.damaged(f"group descriptor {index}", "has a wrong checksum")
+        table_bytes = superblock.disk.s_inodes_per_group * superblock.inode_bytes
+        table_blocks = table_bytes + self.block_bytes - 1 >> self.block_bits
+        if not self.has_blocks(inode_table_of(group), table_blocks):
+            raise self.damaged(f"group descriptor {index}", "has its inode table out of range")
+        return group
+
+    def group_checksum(self, index: int, raw: bytes) -> int:
+        """What bg_checksum of the descriptor `raw` has to be."""
+        number = struct.pack("<I", index)
+        at = layout.BG_CHECKSUM_OFFSET
+        if self.has_metadata_csum:
+            blank = raw[:at] + b"\0\0" + raw[at + 2 :]
+            return crc32c(crc32c(self.seed, number), blank) & 0xFFFF
+        uuid = self.superblock.disk.s_uuid
+        return crc16(0xFFFF, uuid + number + raw[:at] + raw[at + 2 :])
+
+    # Inodes.
+
+    def inode_location(self, number: int) -> tuple[int, int]:
+        """Block and offset in it of an inode; `number` is one that exists."""
+        superblock = self.superblock
+        index, at = divmod(number - 1, superblock.disk.s_inodes_per_group)
+        offset = at * superblock.inode_bytes
+        table = inode_table_of(self.group(index))
+        return table + (offset >> self.block_bits), offset & self.block_bytes - 1
+
+    def inode_in_use(self, number: int) -> bool:
+        """What the inode bitmap says; `number` is one that exists."""
+        per_group = self.superblock.disk.s_inodes_per_group
+        index, at = divmod(number - 1, per_group)
+        group = self.group(index)
+        if group.bg_flags & layout.BG_INODE_UNINIT and self._has_uninit_groups:
+            return False
+        bitmap = self.block(group.bg_inode_bitmap_lo | group.bg_inode_bitmap_hi << 32)
+        if self.has_metadata_csum:
+            checksum = crc32c(self.seed, bitmap[: per_group + 7 >> 3])
+            expected = group.bg_inode_bitmap_csum_lo | group.bg_inode_bitmap_csum_hi << 16
+            if self.superblock.desc_bytes < 64:
+                checksum &= 0xFFFF
+            if checksum != expected:
+                raise self.damaged(f"inode bitmap of group {index}", "has a wrong checksum")
+        return bool(bitmap[at >> 3] >> (at & 7) & 1)
+
+    @property
+    def _has_uninit_groups(self) -> bool:
+        return self.has_metadata_csum or self.superblock.has_gdt_csum
+
+    def inode_seed(self, number: int, generation: int) -> int:
+        """The seed for the checksums of everything that belongs to one inode."""
+        return crc32c(self.seed, struct.pack("<II", number, generation))
+
+    # How full it is.
+
+    def free_blocks_and_inodes(self) -> tuple[int, int]:
+        """Sums over the groups, as the kernel and e2fsck have it: the superblock's own counts are
+        brought up to date only now and then."""
+        blocks = inodes = 0
+        for index in range(self.superblock.groups_count):
+            group = self.group(index)
+            blocks += group.bg_free_blocks_count_lo | group.bg_free_blocks_count_hi << 16
+            inodes += group.bg_free_inodes_count_lo | group.bg_free_inodes_count_hi << 16
+        return blocks * self.superblock.cluster_blocks, inodes
+
+
+def inode_table_of(group: ext4_group_desc) -> int:
+    """The first block of a group's part of the inode table."""
+    return group.bg_inode_table_lo | group.bg_inode_table_hi << 32
