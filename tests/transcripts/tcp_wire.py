@@ -70,9 +70,7 @@ class RecordingPath:
     def pseudo_sum(self) -> int:
         return sum(unpack_from("!4H", self.source + self.destination))
 
-    def send_tcp(
-        self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int
-    ) -> None:
+    def send_tcp(self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int) -> None:
         assert text_bytes == sum(len(piece) for piece in text)
         assert text_bytes <= max(mss, self.segment_bytes_max), "larger than the link takes"
         assert len(header) + min(text_bytes, mss) + self.header_bytes <= self.mtu
@@ -115,7 +113,8 @@ class RecordingUser:
 
 
 def assert_sound(tcp: Tcp, edges: dict[bytes, int]) -> None:
-    """What holds between any two events, whatever a peer does. `edges` is kept from call to call."""
+    """What holds between any two events, whatever a peer does. `edges` is kept from call to
+    call."""
     held = 0
     for key, c in tcp.connections.items():
         snd, rcv = c.snd, c.rcv
@@ -162,7 +161,8 @@ class Wire:
         peer_isn: int = 5000,
         **options: int,
     ) -> Wire:
-        """A new host, to begin with. Without scaled windows unless `receive_bytes` asks for them."""
+        """A new host, to begin with. Without scaled windows unless `receive_bytes` asks for
+        them."""
         self.timers = Timers()
         self.counters = Counters()
         self.path = RecordingPath(mtu=mtu, checksum_offload=offload)

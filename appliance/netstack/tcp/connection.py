@@ -28,9 +28,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from appliance.clock import Instant
 from appliance.limits import (
-    TCP_KEEPALIVE_IDLE,
-    TCP_KEEPALIVE_INTERVAL,
-    TCP_KEEPALIVE_PROBES,
+    TCP_CHALLENGES_PER_SECOND_MAX,
     TCP_MSS_DEFAULT,
     TCP_MSS_MIN,
     TCP_ORPHAN_AFTER,
@@ -40,10 +38,11 @@ from appliance.limits import (
 from appliance.netstack.ip.path import Path
 from appliance.netstack.tcp.congestion import Congestion, NewReno
 from appliance.netstack.tcp.express import express
+from appliance.netstack.tcp.patience import KeepAlive, PerSecond
 from appliance.netstack.tcp.receive_half import ReceiveHalf
 from appliance.netstack.tcp.retransmission import Recovery, RoundTrip, timer_expired
 from appliance.netstack.tcp.send_half import Buffer, SendHalf
-from appliance.netstack.tcp.state import FIGURE_5, HANDSHAKING, SENDING, State
+from appliance.netstack.tcp.state import FIGURE_5, HANDSHAKING, State
 from appliance.netstack.wire import tcp as wire
 
 if TYPE_CHECKING:
@@ -88,7 +87,6 @@ class Connection:
 
     __slots__ = (
         "ack_timer",
-        "challenged_at",
         "challenges",
         "checksum_base",
         "closed",
@@ -99,10 +97,7 @@ class Connection:
         "ended",
         "header",
         "heard_at",
-        "keepalive_idle",
-        "keepalive_interval",
-        "keepalive_probes",
-        "keepalive_unanswered",
+        "keepalive",
         "key",
         "life_timer",
         "listener",
@@ -139,7 +134,38 @@ class Connection:
         "tcp",
         "user",
         "user_timeout",
-    )  # fmt: skip
+    )
+
+    predicted: int
+    """Offset and flags of the segment that express.py takes."""
+    mss: int
+    """The effective one: text in a segment, options taken off. Everything counts with it."""
+    super_bytes: int
+    """Text in a packet: a multiple of mss where the link cuts packets up."""
+    scales: bool
+    stamps: bool
+    """Both sides scale windows, and use timestamps (RFC 7323)."""
+    nodelay: bool
+    """No Nagle algorithm: replies do not wait."""
+    user_timeout: Instant | None
+    """How long text may stay unacknowledged (RFC 5482); None: as long as the peer is there."""
+    marked: bool
+    """Tcp.flush will ask what there is to send."""
+    syn_due: bool
+    probe_due: bool
+    """A SYN, or a keep-alive probe, is what there is to send."""
+    send_at_once: bool
+    """One segment may go without regard to windows: a probe, or the first to be sent again."""
+    probes: int
+    """How often a closed window was probed."""
+    crowded: bool
+    """So much is unacknowledged that the user should wait."""
+    closing: bool
+    """finish() was called before the handshake was over."""
+    closed: bool
+    """The user has let go of us."""
+    ended: bool
+    """The user has been told."""
 
     express = express
 
@@ -159,47 +185,29 @@ class Connection:
         self.user: ConnectionUser = NOBODY
         self.listener: Listener | None = None
 
-        self.mss = TCP_MSS_DEFAULT  # the effective one: text in a segment, options taken off
-        self.super_bytes = self.mss  # text in a packet: more than mss where the link cuts it up
+        self.mss = self.super_bytes = TCP_MSS_DEFAULT
         self.header = bytearray(wire.HEADER_BYTES)
         self.checksum_base = 0
-        self.scales = False  # windows are scaled (RFC 7323 section 2)
-        self.stamps = False  # timestamps are used (RFC 7323 section 3)
         self.stamp_base = tcp.stamp_base(key)
         self.stamp_recent = 0
-        self.stamp_recent_at: Instant = 0
-
         self.round_trip = RoundTrip()
         self.recovery = Recovery(iss)
         self.congestion: Congestion = NewReno(self.mss)
+        self.challenges = PerSecond(TCP_CHALLENGES_PER_SECOND_MAX)
+        self.keepalive: KeepAlive | None = None
         self.resend_timer = tcp.timers.timer(self._resend)
         self.ack_timer = tcp.timers.timer(self._acknowledge)
         self.life_timer = tcp.timers.timer(self._live_on)
-        self.heard_at: Instant = 0
-        self.progress_at: Instant = 0
-        self.sent_at: Instant = 0
-        self.user_timeout: Instant | None = None
-        self.keepalive_idle: Instant | None = None
-        self.keepalive_interval: Instant = TCP_KEEPALIVE_INTERVAL
-        self.keepalive_probes = TCP_KEEPALIVE_PROBES
-        self.keepalive_unanswered = 0
-
-        self.predicted = NOT_PREDICTED  # offset and flags of the segment that express.py takes
-        self.marked = False  # flush will ask us
-        self.nodelay = True  # no Nagle algorithm: RPC replies do not wait
-        self.paused = False
-        self.crowded = False
-        self.closing = False  # finish() was called before the handshake was over
-        self.closed = False  # the user has let go of us
-        self.ended = False  # the user has been told
-        self.syn_due = False
-        self.syn_was_lost = False
-        self.probe_due = False
-        self.send_at_once = False  # one segment regardless of windows: a probe, or a first resend
-        self.probes = 0  # of a closed window, since it closed
-        self.challenges = 0
-        self.challenged_at: Instant = 0
+        self.heard_at = self.progress_at = self.sent_at = self.stamp_recent_at = 0
+        self.user_timeout = None
         self.soft_error: str | None = None
+
+        self.predicted = NOT_PREDICTED
+        self.probes = 0
+        self.nodelay = True
+        self.scales = self.stamps = self.syn_was_lost = False
+        self.marked = self.syn_due = self.probe_due = self.send_at_once = False
+        self.paused = self.crowded = self.closing = self.closed = self.ended = False
 
     def __repr__(self) -> str:
         peer = ".".join(map(str, self.peer_address))
@@ -279,18 +287,11 @@ class Connection:
             self.tcp.send_reset(self.path, self.key, self.snd.nxt, self.rcv.nxt)
         self.end("aborted")
 
-    def keep_alive(
-        self,
-        now: Instant,
-        idle: Instant = TCP_KEEPALIVE_IDLE,
-        interval: Instant = TCP_KEEPALIVE_INTERVAL,
-        probes: int = TCP_KEEPALIVE_PROBES,
-    ) -> None:
-        """After `idle` without a segment from the peer, ask it whether it is there; when `probes`
-        questions, `interval` apart, stay unanswered, end the connection."""
-        self.keepalive_idle, self.keepalive_interval = idle, interval
-        self.keepalive_probes = probes
-        self.life_timer.set(now + idle)
+    def keep_alive(self, keepalive: KeepAlive) -> None:
+        """Ask a peer that says nothing for long whether it is there, and end the connection if it
+        is not. Off unless asked for (RFC 9293 MUST-25)."""
+        self.keepalive = keepalive
+        self.life_timer.set(self.heard_at + keepalive.idle)
 
     # --- the state machine ------------------------------------------------------------------------
 
@@ -332,17 +333,17 @@ class Connection:
         self.super_bytes = max(cut, self.mss)
         self.snd.shift = shift or 0
         rcv.negotiated(0 if shift is None else self.tcp.window_shift, self.mss)
-        self.congestion = NewReno(self.mss, self.syn_was_lost)
         ports = self.local_port.to_bytes(2, "big") + self.peer_port.to_bytes(2, "big")
         self.header = bytearray(ports + bytes(wire.HEADER_BYTES - 4 + options))
         self.checksum_base = path.pseudo_sum + wire.PROTOCOL + len(self.header)
 
-    def established(self, now: Instant) -> None:
-        """The handshake is complete."""
+    def established(self, now: Instant) -> bool:
+        """The handshake is complete. False: nobody wants the connection, and it is over."""
         self.become(State.ESTABLISHED)
         self.syn_due = False
         self.resend_timer.clear()
         self.progress_at = now
+        self.congestion = NewReno(self.mss, self.syn_was_lost)
         if self.syn_was_lost:
             self.round_trip.syn_was_lost()
         if self.listener is not None:
@@ -350,7 +351,7 @@ class Connection:
             if user is None:
                 self.counters["tcp.refused_by_user"] += 1
                 self.abort()
-                return
+                return False
             self.user = user
         else:
             self.user.room_again(self)
@@ -358,6 +359,7 @@ class Connection:
             self.closing = False
             self.finish()
         self.mark()
+        return True
 
     def wait_2msl(self, now: Instant) -> None:
         """Both FINs are acknowledged; old segments may still be under way."""
@@ -419,7 +421,7 @@ class Connection:
     def challenge(self, now: Instant) -> None:
         """Answer a segment that may be forged with our numbers, if it was not too often already: a
         real peer will know what to do (RFC 5961)."""
-        if self.tcp.may_challenge(self, now):
+        if self.challenges.allows(now):
             self.rcv.acks_owed = 1
             self.mark()
         else:
@@ -442,29 +444,30 @@ class Connection:
         elif self.state is State.FIN_WAIT_2 and self.closed:
             self.counters["tcp.orphans_reaped"] += 1
             self.end("closed, and the peer did not")
-        elif self.keepalive_idle is not None and self.state not in HANDSHAKING:
-            self._keep_alive(self.keepalive_idle, now)
+        elif self.keepalive is not None and self.state not in HANDSHAKING:
+            self._keep_alive(self.keepalive, now)
 
-    def _keep_alive(self, idle: Instant, now: Instant) -> None:
-        if now - self.heard_at < idle:
-            self.keepalive_unanswered = 0
-            self.life_timer.set(self.heard_at + idle)
-        elif self.keepalive_unanswered >= self.keepalive_probes:
+    def _keep_alive(self, keepalive: KeepAlive, now: Instant) -> None:
+        """Nothing was heard, perhaps."""
+        if now - self.heard_at < keepalive.idle:
+            keepalive.unanswered = 0
+            self.life_timer.set(self.heard_at + keepalive.idle)
+        elif keepalive.unanswered >= keepalive.probes:
             self.counters["tcp.keepalive_failed"] += 1
-            self.abort_silently(self.soft_error or "keep-alive: no answer")
+            self.give_up(self.soft_error or "keep-alive: no answer")
         else:
-            self.keepalive_unanswered += 1
-            self.probe_due = self.state in SENDING or self.state is State.FIN_WAIT_2
+            keepalive.unanswered += 1
+            self.probe_due = True
             self.mark()
-            self.life_timer.set(now + self.keepalive_interval)
+            self.life_timer.set(now + keepalive.interval)
 
-    def abort_silently(self, reason: str) -> None:
-        """Give up a peer that does not answer; tell it, in case it only cannot be heard."""
+    def give_up(self, reason: str) -> None:
+        """The peer does not answer. Tell it all the same: perhaps only its answers get lost."""
         self.tcp.send_reset(self.path, self.key, self.snd.nxt, self.rcv.nxt)
         self.end(reason)
 
     def reap_later(self, now: Instant) -> None:
         """In FIN-WAIT-2 and closed: the peer has a minute to say FIN."""
-        if self.life_timer.deadline is None or self.keepalive_idle is not None:
-            self.keepalive_idle = None
+        if self.life_timer.deadline is None or self.keepalive is not None:
+            self.keepalive = None
             self.life_timer.set(now + TCP_ORPHAN_AFTER)

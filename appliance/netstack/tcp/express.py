@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NOT_PSH: Final = 0xFFFF ^ PSH
 
 
-def express(
+def express(  # noqa: C901, PLR0915 - one straight line on purpose: a call costs what a step does
     c: Connection,
     seq: int,
     ack: int,
@@ -49,7 +49,8 @@ def express(
     if (
         acked > flight
         or not 0 <= count <= rcv.edge - nxt
-        or (not wnd and not count)
+        or not wnd
+        or not snd.wnd  # it opens: what was sent into it may have to be sent again
         or (not acked and not count and flight and wnd == snd.wnd)  # a duplicate acknowledgement
     ):
         return False

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Final
 
-from appliance.clock import SECOND, Instant
+from appliance.clock import Instant
 from appliance.limits import (
-    TCP_CHALLENGES_PER_SECOND_MAX,
     TCP_CONNECTIONS_MAX,
     TCP_RECEIVE_BYTES,
     TCP_RESETS_PER_SECOND_MAX,
@@ -23,6 +22,7 @@ from appliance.netstack.ip.path import Path
 from appliance.netstack.tcp.connection import Connection, ConnectionUser
 from appliance.netstack.tcp.listener import Listener
 from appliance.netstack.tcp.output import output, send_header
+from appliance.netstack.tcp.patience import PerSecond
 from appliance.netstack.tcp.receive_half import WINDOW_FIELD_MAX, Budget
 from appliance.netstack.tcp.segment_arrives import segment_arrives
 from appliance.netstack.tcp.sequence import MASK, is_before, unwrap
@@ -78,8 +78,7 @@ class Tcp:
         self.dirty: list[Connection] = []
         self._time_wait: dict[Connection, None] = {}  # oldest first
         self._headers: list[tuple[Path, wire.Segment]] = []  # resets to send
-        self._reset_at: Instant = 0
-        self._resets = 0
+        self._resets = PerSecond(TCP_RESETS_PER_SECOND_MAX)
 
     # --- for users --------------------------------------------------------------------------------
 
@@ -238,14 +237,11 @@ class Tcp:
                 output(c, now)
         if self._headers:
             headers, self._headers = self._headers, []
-            if now - self._reset_at >= SECOND:
-                self._reset_at, self._resets = now, 0
             for path, segment in headers:
-                self._resets += 1
-                if self._resets > TCP_RESETS_PER_SECOND_MAX:
-                    self.counters["tcp.resets_suppressed"] += 1
-                else:
+                if self._resets.allows(now):
                     send_header(path, segment)
+                else:
+                    self.counters["tcp.resets_suppressed"] += 1
 
     def send_reset(self, path: Path, key: bytes, seq: int, ack: int | None = None) -> None:
         """Queue a reset to the peer in `key`; with `ack` it acknowledges, too."""
@@ -272,13 +268,6 @@ class Tcp:
     def _keyed(self, key: bytes, purpose: bytes) -> int:
         digest = blake2b(key, digest_size=4, key=self._secret, person=purpose).digest()
         return int.from_bytes(digest, "big")
-
-    def may_challenge(self, c: Connection, now: Instant) -> bool:
-        """Has `c` sent fewer challenges in this second than it may?"""
-        if now - c.challenged_at >= SECOND:
-            c.challenged_at, c.challenges = now, 0
-        c.challenges += 1
-        return c.challenges <= TCP_CHALLENGES_PER_SECOND_MAX
 
     def has_room(self) -> bool:
         """May there be another connection? One in TIME-WAIT gives way."""

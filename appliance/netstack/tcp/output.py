@@ -53,6 +53,8 @@ retransmit can count them; more tell it nothing new."""
 
 def output(c: Connection, now: Instant) -> None:
     """Send whatever may be sent now."""
+    if c.state is State.CLOSED:
+        return
     snd, rcv = c.snd, c.rcv
     if c.syn_due:
         emit_syn(c, now)
@@ -61,8 +63,9 @@ def output(c: Connection, now: Instant) -> None:
         emit(c, snd.nxt - 1, ACK, (), 0, now)
     if snd.nxt < snd.limit or snd.lost < snd.lost_end:
         send_text(c, now)
+        c.send_at_once = False
     unacked = rcv.unacked
-    if rcv.acks_owed or unacked >= 2 * c.mss or rcv.has_opened:
+    if rcv.acks_owed or unacked >= 2 * c.mss or (rcv.edge - rcv.nxt < rcv.low and rcv.has_opened):
         acknowledge(c, now)
     elif unacked and c.ack_timer.deadline is None:
         c.ack_timer.set(now + TCP_DELAYED_ACK)
@@ -72,9 +75,7 @@ def output(c: Connection, now: Instant) -> None:
 
 def acknowledge(c: Connection, now: Instant) -> None:
     """Nothing else carried it: acknowledgements without text."""
-    if c.state in (State.SYN_SENT, State.SYN_RECEIVED, State.CLOSED):
-        if c.state is State.SYN_RECEIVED:
-            emit(c, c.snd.nxt, ACK, (), 0, now)
+    if c.state is State.SYN_SENT:
         return
     for _ in range(min(max(c.rcv.acks_owed, 1), DUPLICATE_ACKS_MAX)):
         emit(c, c.snd.nxt, ACK, (), 0, now)
@@ -86,7 +87,7 @@ def acknowledge(c: Connection, now: Instant) -> None:
 def send_text(c: Connection, now: Instant) -> None:
     """Send text, and the FIN behind it, as far as windows allow."""
     snd = c.snd
-    if snd.una == snd.iss or c.state is State.CLOSED:
+    if snd.una == snd.iss:
         return  # our SYN is not acknowledged yet
     if snd.una == snd.nxt:
         c.progress_at = now
@@ -218,14 +219,14 @@ def emit_syn(c: Connection, now: Instant) -> None:
     c.syn_due = False
     snd, rcv, tcp = c.snd, c.rcv, c.tcp
     snd.nxt = snd.iss + 1
-    if not c.syn_was_lost:
+    if not c.syn_was_lost and snd.timed is None:
         snd.timed, snd.timed_at = snd.nxt, now
     active = c.state is State.SYN_SENT
     segment = Segment(c.local_port, c.peer_port, snd.iss, 0, SYN, min(rcv.capacity, 0xFFFF))
     segment.mss = tcp.mss_for(c.path)
     if active or c.scales:
         segment.window_scale = tcp.window_shift
-    if active or c.stamps:
+    if (active and tcp.stamps) or c.stamps:
         segment.timestamp = (now // MILLISECOND + c.stamp_base & MASK, c.stamp_recent)
     if not active:
         segment.flags |= ACK

@@ -57,15 +57,34 @@ class ReceiveHalf:
     """Receive sequence variables, and the text on its way to the user."""
 
     __slots__ = (
-        "_budget", "_held", "_joined_at", "acked", "acks_owed", "capacity", "charge", "count",
-        "edge", "fin", "irs", "nxt", "out_of_order", "out_of_order_charge", "pieces", "shift",
-        "step", "unacked",
-    )  # fmt: skip
+        "_budget",
+        "_joined_at",
+        "acked",
+        "acks_owed",
+        "capacity",
+        "charge",
+        "count",
+        "edge",
+        "fin",
+        "full",
+        "held",
+        "irs",
+        "low",
+        "nxt",
+        "out_of_order",
+        "out_of_order_charge",
+        "pieces",
+        "shift",
+        "step",
+        "unacked",
+    )
 
     def __init__(self, capacity: int, budget: Budget) -> None:
         self._budget = budget
-        self._held = 0  # what the budget knows of us
+        self.held = 0  # what the budget knows of us
         self.capacity = capacity
+        self.low = 0  # a window below this is worth an update of its own
+        self.full = 0  # the window field when nothing waits
         self.step = 1  # the window is opened by no less (silly window syndrome)
         self.shift = 0  # of our windows (RFC 7323 section 2)
         self.irs = 0
@@ -92,7 +111,9 @@ class ReceiveHalf:
         """Windows will be in units of 2**shift; the peer's segments carry up to `mss` bytes."""
         self.shift = shift
         self.capacity = min(self.capacity, WINDOW_FIELD_MAX << shift) >> shift << shift
+        self.full = self.capacity >> shift
         self.step = min(self.capacity // 2, mss)
+        self.low = min(self.capacity // 2, WINDOW_FIELD_MAX // 2)
 
     # --- the window ----------------------------------------------------------
 
@@ -109,8 +130,10 @@ class ReceiveHalf:
         would move it left (RFC 7323 section 2.4).
         """
         nxt, shift = self.nxt, self.shift
-        free = self.free
-        field = free >> shift
+        if not self.charge and not self.held:
+            self.edge = nxt + self.capacity
+            return self.full
+        field = self.free >> shift
         edge = nxt + (field << shift)
         if edge < self.edge or (edge - self.edge < self.step and self.charge):
             field = (self.edge - nxt + (1 << shift) - 1) >> shift
@@ -121,16 +144,17 @@ class ReceiveHalf:
     @property
     def free(self) -> int:
         """Room for text that was not promised or may not be promised yet."""
-        if self._held and self._budget.exhausted:
+        if self.held and self._budget.exhausted:
             return 0
         return max(self.capacity - self.charge, 0)
 
     @property
     def has_opened(self) -> bool:
-        """The window could be at least twice as large as the peer thinks."""
-        window = self.edge - self.nxt
-        free = self.free
-        return free >= 2 * window and free - window >= self.step and self.fin is None
+        """The window has become small, and could be at least twice as large as the peer thinks."""
+        window, free = self.edge - self.nxt, self.free
+        if window >= self.low or self.fin is not None:
+            return False
+        return free >= 2 * window and free - window >= self.step
 
     # --- text ----------------------------------------------------------------
 
@@ -179,7 +203,7 @@ class ReceiveHalf:
                 self._append(text[self.nxt - seq :])
         del queue[:reached]
         if reached:
-            self.acks_owed = 1  # a hole was filled (RFC 5681 section 4.2)
+            self.acks_owed = max(self.acks_owed, 1)  # a hole was filled (RFC 5681 section 4.2)
 
     def _keep(self, seq: int, text: memoryview) -> bool:
         """Out of order: keep what nobody has sent before (R3)."""
@@ -228,15 +252,15 @@ class ReceiveHalf:
         pieces = self.pieces
         self.pieces = []
         self.count = self.charge = self._joined_at = 0
-        if self._held:
+        if self.held:
             self.account()
         return pieces
 
     def account(self) -> None:
         """Tell the budget what is kept here. Text that is taken at once is never told of."""
         held = self.charge + self.out_of_order_charge
-        self._budget.used += held - self._held
-        self._held = held
+        self._budget.used += held - self.held
+        self.held = held
 
     def forget(self) -> None:
         """The connection is over: let go of everything out of order. What arrived in order stays

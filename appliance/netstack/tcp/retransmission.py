@@ -143,6 +143,7 @@ def acknowledged(c: Connection, ack: int, now: Instant) -> None:
     acked = ack - snd.una
     snd.acknowledge(ack)
     c.progress_at = now
+    c.send_at_once = False
     if snd.timed is not None and ack >= snd.timed:
         c.round_trip.sample(now - snd.timed_at)
         snd.timed = None
@@ -170,7 +171,10 @@ def timer_expired(c: Connection, now: Instant) -> None:
     reason = _why_give_up(c, now)
     if reason is not None:
         c.counters["tcp.timeouts"] += 1
-        c.end(reason)
+        if c.state in HANDSHAKING:
+            c.end(reason)
+        else:
+            c.give_up(reason)
         return
     snd = c.snd
     if c.state in HANDSHAKING:

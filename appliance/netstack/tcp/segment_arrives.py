@@ -77,7 +77,8 @@ def arrives_in_syn_sent(c: Connection, seg: Segment, now: Instant) -> None:
         return
     acknowledged(c, seg.ack, now)
     c.rcv.acks_owed = 1
-    c.established(now)
+    if not c.established(now):
+        raise Drop("tcp.refused")
     seg.seq += 1
     seg.flags ^= SYN
     process_text(c, seg)
@@ -111,7 +112,8 @@ def answer_repeated_syn(c: Connection, seg: Segment) -> None:
         seg.seq += 1
         seg.flags ^= SYN
     elif not seg.flags & RST:
-        c.syn_due = True
+        c.syn_due = c.syn_was_lost = True
+        c.snd.timed = None
         c.mark()
         raise Drop("tcp.syn_repeated")
 
@@ -158,7 +160,9 @@ def answer_unacceptable(c: Connection, seg: Segment, now: Instant) -> None:
 def note_timestamp(c: Connection, seg: Segment, now: Instant) -> None:
     """RFC 7323 section 4.3: echo the timestamp of the earliest segment not acknowledged yet."""
     c.heard_at = now
-    if c.stamps and seg.timestamp is not None and seg.seq <= c.rcv.acked:
+    if not c.stamps or seg.timestamp is None or seg.flags & (SYN | RST):
+        return
+    if seg.seq <= c.rcv.acked:
         c.stamp_recent, c.stamp_recent_at = seg.timestamp[0], now
 
 
@@ -201,8 +205,7 @@ def check_ack(c: Connection, seg: Segment, now: Instant) -> None:
         snd.wnd = snd.wnd_max = seg.wnd << snd.shift
         snd.wl1, snd.wl2 = seg.seq, seg.ack
         acknowledged(c, seg.ack, now)
-        c.established(now)
-        if c.state is State.CLOSED:
+        if not c.established(now):
             raise Drop("tcp.refused")
     if seg.ack > snd.nxt:
         c.challenge(now)
@@ -295,6 +298,7 @@ def process_text(c: Connection, seg: Segment) -> None:
     if seg.seq + len(text) > rcv.nxt and not rcv.accept(seg.seq, text):
         c.counters["tcp.no_room"] += 1
         seg.flags &= ~FIN
+        in_order = False
     if not in_order or beyond > 0 or rcv.out_of_order:
         rcv.acks_owed += 1
     c.mark()
