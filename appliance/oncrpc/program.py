@@ -95,7 +95,7 @@ class Procedure:
 
     def __init__(self, program: Program, number: int, handler: Any, *, cached: bool) -> None:
         hints = get_type_hints(handler, include_extras=True)
-        (self.failure,) = get_args(hints["call"])
+        self.failure = _failure(hints["call"])
         self.program = program
         self.number = number
         self.name: str = handler.__name__
@@ -133,6 +133,13 @@ class Procedure:
     @cached_property
     def _no_failure_body(self) -> bytes:
         return b"" if self.failure is NoneType else b"".join(encode(nothing(self.failure)))
+
+
+def _failure(call: Any) -> Any:
+    """The X of Call[X], also where a service has its own kind of Call."""
+    (failure,) = get_args(call) or get_args(call.__orig_bases__[0])
+    assert not isinstance(failure, TypeVar), f"{call} does not say what goes with a failure"
+    return failure
 
 
 class Program:
