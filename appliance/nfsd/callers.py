@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 from appliance import limits
@@ -46,18 +46,44 @@ class Grant:
         self.user = user
 
 
+class InForce:
+    """The exports of one load, and who has called since.
+
+    Never changed but replaced as a whole, so that a call that is in progress during a reload sees
+    the old exports or the new ones, and no mixture."""
+
+    __slots__ = ("callers", "table", "tops", "unhides")
+
+    def __init__(self, table: ExportTable, tree: Tree) -> None:
+        self.table = table
+        self.callers: dict[tuple[str, bool, RpcCredential], Caller] = {}
+        self.unhides = any(export.options.nohide for export in table)
+        self.tops: dict[int, int] = {}
+        """By the fsid of every file system that is exported where it is mounted: that export."""
+        for path, _ in table.listing():
+            with suppress(VfsError):  # whoever mounts it is told
+                node = tree.walk(os.fsdecode(path))
+                if tree.is_top(node):
+                    self.tops[node.filesystem.fsid] = export_id(path)
+
+
 class Caller:
     """Somebody who calls, and the grants it has got so far, by the head of their handles."""
 
-    __slots__ = ("address", "credential", "grants", "port", "users")
+    __slots__ = ("address", "credential", "grants", "in_force", "port", "users")
 
-    def __init__(self, peer: Endpoint, credential: RpcCredential) -> None:
+    def __init__(self, in_force: InForce, peer: Endpoint, credential: RpcCredential) -> None:
+        self.in_force = in_force
         self.address = ipaddress.ip_address(peer.address).packed
         self.port = peer.port  # this one or one that is as good
         self.credential = credential
         self.grants: dict[bytes, Grant] = {}
         self.users: dict[int, tuple[User, Node]] = {}
         """Who it is in each export, and the exported directory."""
+
+    def export(self, number: int | None) -> Export | None:
+        """The export of this number, if it is for this caller."""
+        return None if number is None else self.in_force.table.by_id(number, self.address)
 
 
 class NodeCache:
@@ -98,35 +124,19 @@ class Callers:
         self.nodes: Final = NodeCache()
         self._exports = exports
         self._clock = clock
-        self._loaded(exports.table)
-
-    def _loaded(self, table: ExportTable) -> None:
-        """Begin anew with these exports."""
-        self._table = table
-        self._callers: dict[tuple[str, bool, RpcCredential], Caller] = {}
-        self._exported_tops = dict(self._tops(table))
-
-    def _tops(self, table: ExportTable) -> Iterator[tuple[int, int]]:
-        """The fsid of every file system that is exported by its own mount point, and the number of
-        that export."""
-        for path, _ in table.listing():
-            try:
-                node = self.tree.walk(os.fsdecode(path))
-            except VfsError:
-                continue  # whoever mounts it is told
-            if self.tree.is_top(node):
-                yield node.filesystem.fsid, export_id(path)
+        self._in_force = InForce(exports.table, tree)
 
     def caller(self, peer: Endpoint, credential: RpcCredential) -> Caller:
         """Who calls from `peer` with this credential."""
-        if self._exports.table is not self._table:
-            self._loaded(self._exports.table)
+        in_force = self._in_force
+        if self._exports.table is not in_force.table:
+            in_force = self._in_force = InForce(self._exports.table, self.tree)
         key = (peer.address, peer.port < RESERVED_PORTS, credential)
-        caller = self._callers.get(key)
+        caller = in_force.callers.get(key)
         if caller is None:
-            if len(self._callers) >= limits.CALLERS_MAX:
-                self._callers.clear()
-            caller = self._callers[key] = Caller(peer, credential)
+            if len(in_force.callers) >= limits.CALLERS_MAX:
+                in_force.callers.clear()
+            caller = in_force.callers[key] = Caller(in_force, peer, credential)
         return caller
 
     def grant(self, caller: Caller, handle: bytes) -> Grant:
@@ -134,7 +144,7 @@ class Callers:
         grant = caller.grants.get(handle[_HEAD])
         if grant is None:
             number, fsid, _ = handles.decode(handle)
-            export = self._table.by_id(number, caller.address)
+            export = caller.export(number)
             if export is None:
                 raise VfsError(Code.STALE, "not exported to this client")
             grant = self._make_grant(caller, export, self.tree.filesystem_by_fsid(fsid))
@@ -156,20 +166,19 @@ class Callers:
         """The grant for a node in another file system, which was reached by crossing a mount: of
         the export of that file system if it has one, or else of the one it was reached from."""
         filesystem = node.filesystem
-        number = self._exported_tops.get(filesystem.fsid)
-        export = None if number is None else self._table.by_id(number, caller.address)
+        export = caller.export(caller.in_force.tops.get(filesystem.fsid))
         return self._make_grant(caller, export or grant.export, filesystem)
 
     def unhide(self, caller: Caller, node: Node) -> Node:
         """What one finds on coming to `node` in an export without "crossmnt": a file system that
         is exported there as "nohide", or `node` itself."""
+        if not caller.in_force.unhides:
+            return node
         there = self.tree.cross(node)
-        if there is not node:
-            number = self._exported_tops.get(there.filesystem.fsid)
-            export = None if number is None else self._table.by_id(number, caller.address)
-            if export is not None and export.options.nohide:
-                return there
-        return node
+        if there is node:
+            return node
+        export = caller.export(caller.in_force.tops.get(there.filesystem.fsid))
+        return there if export is not None and export.options.nohide else node
 
     def _make_grant(self, caller: Caller, export: Export, filesystem: FileSystem) -> Grant:
         if export.id not in caller.users:

@@ -7,7 +7,7 @@ attributes from before and after a change, and to a durable one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from appliance import limits
@@ -19,7 +19,7 @@ from appliance.oncrpc.program import Call
 from appliance.oncrpc.transport import Transport
 from appliance.oncrpc.xdr import Encoded
 from appliance.vfs.errors import Code, VfsError
-from appliance.vfs.interface import Node
+from appliance.vfs.interface import Entry, Node
 from appliance.vfs.user import User
 
 if TYPE_CHECKING:
@@ -89,6 +89,14 @@ class NfsCall(Call[Failure]):
         """The node of that name, also in a file system that is mounted there and not hidden."""
         found = self.user.lookup(directory, name)
         return self.host.callers.unhide(self._caller, found)
+
+    def entry_nodes(self, directory: Node, entries: Sequence[Entry]) -> list[Node | None]:
+        """What `lookup` would find for entries of a directory; None where it would fail."""
+        callers, caller = self.host.callers, self._caller
+        nodes = self.user.entry_nodes(directory, entries)
+        if caller.in_force.unhides:
+            nodes = [node and callers.unhide(caller, node) for node in nodes]
+        return nodes
 
     def telling(self, node: Node, failure: Callable[[Encoded | None], Failure]) -> None:
         """From now on, a failure comes with the attributes of `node`."""

@@ -18,6 +18,7 @@ from typing import Any, Final
 from appliance.nfsd.v3.attributes import ABSENT, PRESENT, encoded, post_op
 from appliance.nfsd.v3.call import NfsCall, NfsError
 from appliance.nfsd.v3.protocol import NFS3_COOKIEVERFSIZE, nfsstat3
+from appliance.oncrpc.auth import AuthError
 from appliance.oncrpc.xdr import Encoded
 from appliance.vfs.errors import VfsError
 from appliance.vfs.interface import Entry, Node
@@ -64,7 +65,7 @@ def dirlistplus3(
     tails = _Tails(call)
     room -= len(_EOF)
     for entries in _batches(call, directory, cookie, room):
-        nodes = call.user.entry_nodes(directory, entries)
+        nodes = call.entry_nodes(directory, entries)
         for entry, node in zip(entries, nodes, strict=True):
             head = entry.wire or _head(entry)
             tail, size = tails.of(node)
@@ -156,7 +157,7 @@ class _Tails:
         """Of the root of a file system that is mounted here."""
         try:
             handle = self._call.handle(node)
-        except VfsError:
+        except (VfsError, AuthError):
             return _NOTHING
         attributes = post_op(node)
         piece = (
