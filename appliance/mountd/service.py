@@ -69,6 +69,7 @@ class Mountd:
     def mount(self, path: bytes, peer: Endpoint) -> tuple[bytes, Export]:
         """The handle of a directory, and how it is exported to this client. ACCES, NOENT, NOTDIR,
         NAMETOOLONG."""
+        path = path or b"/"  # libnfs asks for "" where the URL names a file in the root
         export, node = self._find(path, peer)
         handle = handles.encode(export.id, node)
         self._remember(peer.address, path)

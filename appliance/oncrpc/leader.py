@@ -91,6 +91,7 @@ class Leader:
         self._ready: deque[Call] = deque()
         self._lead = Lock()
         self._owner: Worker | None = None
+        self._workers = 0
         self._idle = 0  # workers that would take the lead
         self._stopping = False
         # What the ticker looks at.
@@ -110,6 +111,15 @@ class Leader:
     def work(self) -> None:
         """The body of an nfsd thread: lead when it can, serve what is ready, until the stop."""
         worker = Worker()
+        with self.lock:
+            self._workers += 1
+        try:
+            self._work(worker)
+        finally:
+            with self.lock:
+                self._workers -= 1
+
+    def _work(self, worker: Worker) -> None:
         while not self._stopping:
             if self._ready:  # left over by a leader who waits, or read by the ticker
                 self._serve(worker)
@@ -302,6 +312,11 @@ class Leader:
             self._alarm.release()
 
     # --- the end ----------------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        """True: no nfsd thread has a call to serve."""
+        return not self._ready and self._busy_since is None and self._idle >= self._workers - 1
 
     def stop(self) -> None:
         """Let every thread return from its body: at once, or when its call or read is done."""

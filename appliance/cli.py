@@ -1,0 +1,276 @@
+"""rumpnfsd: the words of the command line -> a machine that runs until it is told to stop.
+
+stdout is data (the one line that says that it serves), stderr is talk. What is wrong is said as
+`error: ...` and, on its own line, `hint: ...`. Exit codes: 0 stopped in order, 1 something failed,
+2 the command line cannot be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NoReturn
+
+from appliance import trace
+from appliance.ifconf import MTU_DEFAULT, ConfigError, interface_config
+from appliance.machine import Machine, MountSpec, Settings, StartError
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+NFSD_THREADS_DEFAULT, NFSD_THREADS_MAX = 4, 64
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}
+
+DESCRIPTION = (
+    "Serve file-system images, directories or memory over NFS, at an IP address of its own."
+)
+EPILOG = """\
+@PATH says where in the served tree something is mounted (default /): what follows the last @ before
+a /. With ,ro it is served read-only.
+
+signals:
+  HUP        read the exports file again
+  TERM, INT  stop in order
+  USR1       log how often what has happened
+
+examples:
+  rumpnfsd --tap tap0 --ip 10.0.0.5 --image fs.img
+  rumpnfsd --ip 10.0.0.5/16 --memory 1G --directory /srv/data@/data,ro --exports exports.conf
+  rumpnfsd --check-exports exports.conf
+"""
+
+
+class UsageError(Exception):
+    """The command line cannot be; told with a hint, exit code 2."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, telling its errors as everything here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, "rumpnfsd --help")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run; the exit code."""
+    try:
+        options = parser().parse_args(words)
+        if options.check_exports is not None:
+            return check_exports(options.check_exports)
+        settings = settings_of(options)
+        trace.start(options.log_level)
+        return serve(settings, options.ready_fd)
+    except (UsageError, ConfigError) as error:
+        tell(str(error), error.hint)
+        return 2
+    except StartError as error:
+        tell(str(error), error.hint)
+        return 1
+
+
+def tell(message: str, hint: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+
+
+def parser() -> Parser:
+    made = Parser(
+        prog="rumpnfsd",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--version", action="version", version=f"rumpnfsd {own_version()}")
+    network = made.add_argument_group("network")
+    link = network.add_mutually_exclusive_group()
+    link.add_argument("--tap", metavar="NAME", help="the TAP interface; made if need be (tap0)")
+    link.add_argument("--tap-fd", metavar="N", type=int, help="a TAP that is open already")
+    network.add_argument("--ip", metavar="ADDR[/LEN]", help="the address of the server (/24)")
+    network.add_argument("--gateway", metavar="ADDR", help="the router to other networks")
+    network.add_argument("--mac", metavar="MAC", help="Ethernet address (made of the IP address)")
+    network.add_argument("--mtu", metavar="N", type=int, default=MTU_DEFAULT, help="(1500)")
+    host = network.add_mutually_exclusive_group()
+    host.add_argument(
+        "--host-ip", metavar="ADDR[/LEN]", help="the host's address on a TAP that is made here"
+    )
+    host.add_argument("--no-host-ip", action="store_true", help="leave the host's side alone")
+    network.add_argument("--no-offload", action="store_true", help="plain frames, own checksums")
+    network.add_argument("--pcap", metavar="FILE", type=Path, help="record every frame")
+    tree = made.add_argument_group("what is served")
+    for option, what, text in (
+        ("--image", "FILE[@PATH][,ro][,partition=N]", "a file-system image"),
+        ("--directory", "DIR[@PATH][,ro]", "a directory of the host"),
+        ("--memory", "SIZE[@PATH]", "an empty file system in memory (64M, 2G, ...)"),
+    ):
+        tree.add_argument(
+            option,
+            metavar=what,
+            action=Mount,
+            dest="mounts",
+            default=[],
+            help=f"{text}; repeatable",
+        )
+    tree.add_argument(
+        "--exports", metavar="FILE", type=Path, help="exports(5); default: all to all"
+    )
+    tree.add_argument(
+        "--check-exports", metavar="FILE", type=Path, help="check a file, serve nothing"
+    )
+    run = made.add_argument_group("running")
+    run.add_argument(
+        "--nfsd-threads", metavar="N", type=int, default=NFSD_THREADS_DEFAULT, help="(4)"
+    )
+    run.add_argument("--ready-fd", metavar="N", type=int, help="gets a newline when it serves")
+    run.add_argument("--log-level", metavar="LEVEL", choices=LOG_LEVELS, default="warning")
+    return made
+
+
+class Mount(argparse.Action):
+    """Keeps --image, --directory and --memory in the order in which they were given."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        assert option_string is not None
+        spec = parse_mount(option_string.removeprefix("--"), str(values))
+        namespace.mounts = [*namespace.mounts, spec]
+
+
+def parse_mount(kind: str, text: str) -> MountSpec:
+    """SOURCE[@PATH][,option]...: the options end at the first word that cannot be one, from the
+    right; PATH begins at the last @ that a / follows."""
+    options: list[str] = []
+    while "," in text:
+        rest, _, word = text.rpartition(",")
+        if word != "ro" and not word.startswith("partition="):
+            break
+        options.append(word)
+        text = rest
+    source, at, path = text.rpartition("@/")
+    if not at:
+        source, path = text, ""
+    if not source:
+        raise UsageError(f"--{kind} needs something to serve before @{path}")
+    partition = None
+    for word in options:
+        if word.startswith("partition="):
+            number = word.removeprefix("partition=")
+            if kind != "image" or not number.isdecimal() or not int(number):
+                raise UsageError(
+                    f"--{kind} {text}: {word} cannot be", "partition=1 and up, of an image"
+                )
+            partition = int(number)
+    return MountSpec(kind, source, "/" + path.strip("/"), "ro" in options, partition)
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """What the words mean, checked as far as words go."""
+    if __debug__ is False:
+        raise UsageError(
+            "python -O leaves out checks that are part of the product", "run without -O"
+        )
+    if options.ip is None:
+        raise UsageError("--ip is missing", "an address for the server, for example --ip 10.0.0.5")
+    if not options.mounts:
+        raise UsageError(
+            "there is nothing to serve", "--image FILE, --directory DIR or --memory SIZE"
+        )
+    if not 1 <= options.nfsd_threads <= NFSD_THREADS_MAX:
+        raise UsageError(f"--nfsd-threads is 1 to {NFSD_THREADS_MAX}")
+    return Settings(
+        interface=interface_config(
+            tap=options.tap or "tap0",
+            ip=options.ip,
+            gateway=options.gateway,
+            mac=options.mac,
+            mtu=options.mtu,
+            host_ip=options.host_ip,
+            no_host_ip=options.no_host_ip or options.tap_fd is not None,
+        ),
+        tap_fd=options.tap_fd,
+        offload=not options.no_offload,
+        mounts=tuple(options.mounts),
+        exports_file=options.exports,
+        nfsd_threads=options.nfsd_threads,
+        pcap=options.pcap,
+    )
+
+
+def check_exports(path: Path) -> int:
+    """--check-exports: the table on stdout, or what is wrong on stderr."""
+    from appliance.exports import check
+
+    return check(path, sys.stdout, sys.stderr)
+
+
+def serve(settings: Settings, ready_fd: int | None) -> int:
+    """Start, say so, obey signals, stop."""
+    # Blocked in every thread: this one takes them when it likes to.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    machine = Machine(settings)
+    machine.start()
+    try:
+        print(machine.ready_line(), flush=True)
+        if ready_fd is not None:
+            tell_ready(ready_fd)
+        notify("READY=1")
+        obey_signals(machine)
+        notify("STOPPING=1")
+    finally:
+        machine.stop()
+    return 0
+
+
+def obey_signals(machine: Machine) -> None:
+    """Until one of them says stop."""
+    while True:
+        number = signal.sigwait(SIGNALS)
+        if number == signal.SIGHUP:
+            machine.reload()
+        elif number == signal.SIGUSR1:
+            machine.log_counters()
+        else:
+            return
+
+
+def tell_ready(fd: int) -> None:
+    try:
+        os.write(fd, b"\n")
+        os.close(fd)
+    except OSError as error:
+        raise StartError(f"--ready-fd {fd}: {error.strerror}") from None
+
+
+def notify(state: str) -> None:
+    """sd_notify(3): tell the service manager, where there is one."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    import socket
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
+        try:
+            manager.connect("\0" + address[1:] if address.startswith("@") else address)
+            manager.sendall(state.encode())
+        except OSError as error:
+            trace.log.warning("NOTIFY_SOCKET=%s: %s", address, error.strerror)
+
+
+def own_version() -> str:
+    try:
+        return version("rumpnfsd")
+    except PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,412 @@
+"""The machine: builds the parts, joins packets to calls, starts and stops the threads.
+
+Nothing else knows all of them; nothing else starts a thread. The way of a call through it:
+
+    nfsd thread   link.receive -> stack.receive -> connection -> TcpTransport.readable
+                  -> session -> PendingCall -> the leader (NFS) or a service's queue (the others)
+                  -> run -> TcpTransport.send -> connection.send -> stack.flush -> link.send
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
+from logging import ERROR, INFO, WARNING
+from pathlib import Path
+from typing import Final
+
+from appliance.clock import MILLISECOND, SECOND, Clock, Instant, SystemClock
+from appliance.exports import ExportsFile, HostResolver, Problem, Severity, broken
+from appliance.fsimage.errors import ImageError
+from appliance.ifconf import ConfigError, InterfaceConfig
+from appliance.limits import STOP_GRACE
+from appliance.mountd.service import Mountd
+from appliance.netstack.link.interface import ClosableLink, LinkError
+from appliance.netstack.link.tap import TapLink
+from appliance.netstack.stack import HostConfig, Stack
+from appliance.netstack.tcp.connection import Connection
+from appliance.netstack.udp import UdpSocket
+from appliance.nfsd.service import WRITE_VERIFIER_BYTES, Nfsd
+from appliance.oncrpc.leader import Leader, ServiceQueue
+from appliance.oncrpc.server import PendingCall, Registry, RpcServer
+from appliance.oncrpc.transport import Buffer, Endpoint
+from appliance.rpcbind.service import Rpcbind
+from appliance.trace import Counters, log
+from appliance.vfs.errors import VfsError
+from appliance.vfs.interface import FileSystem
+from appliance.vfs.memory import MemoryFileSystem
+from appliance.vfs.tree import Tree
+
+RPCBIND_PORT: Final = 111
+NFS_PORT: Final = 2049
+MOUNTD_PORT: Final = 20048
+
+STOP_LOOK: Final = 5 * MILLISECOND
+
+
+class StartError(Exception):
+    """The machine cannot start; `hint` says what would help."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class MountSpec:
+    """Something to serve, and where: kind is image, directory or memory."""
+
+    kind: str
+    source: str
+    path: str
+    read_only: bool
+    partition: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that the user decides."""
+
+    interface: InterfaceConfig
+    tap_fd: int | None
+    offload: bool
+    mounts: tuple[MountSpec, ...]
+    exports_file: Path | None
+    nfsd_threads: int
+    pcap: Path | None
+
+
+class Machine:
+    """One appliance. `start` returns when it serves, `stop` when everything is durable."""
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._random = random.SystemRandom()
+        self._threads: list[threading.Thread] = []
+        self._bodies: list[tuple[str, Callable[[], None]]] = []
+        self._queues: list[ServiceQueue] = []
+        self._stopping = False
+        self._leader: Leader | None = None
+        self.counters = Counters()
+
+    # --- start ------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Mount, open the link, listen, start the threads. StartError: nothing is left behind."""
+        self._tree = self._mount_all()
+        try:
+            self._exports = self._read_exports()
+            self._link = self._open_link()
+        except BaseException:
+            self._tree.close()
+            raise
+        self._build()
+        self._start_threads()
+
+    def ready_line(self) -> str:
+        """What stdout says when it serves."""
+        interface, tap_fd = self._settings.interface, self._settings.tap_fd
+        link = interface.tap if tap_fd is None else f"fd {tap_fd}"
+        paths = " ".join(os.fsdecode(path) for path, _ in self._exports.table.listing())
+        everybody = "" if self._settings.exports_file else " (to everybody, read-write, no squash)"
+        return f"ready: {interface.address.ip} ({link}) exports: {paths}{everybody}"
+
+    def _mount_all(self) -> Tree:
+        opened: list[tuple[str, FileSystem]] = []
+        try:
+            for spec in self._settings.mounts:
+                opened.append((spec.path, self._open(spec)))  # noqa: PERF401 (closed below)
+            return Tree.of(opened, self._clock)
+        except (VfsError, ImageError, ConfigError) as error:
+            for _, filesystem in opened:
+                filesystem.close()
+            raise StartError(f"cannot serve {error}", getattr(error, "hint", "")) from None
+
+    def _open(self, spec: MountSpec) -> FileSystem:
+        """The file system of one --image, --directory or --memory. What is not used is not even
+        imported: users start a server for every test."""
+        match spec.kind:
+            case "image":
+                from appliance.fsimage.image import ImageSpec, open_image
+
+                image = ImageSpec(spec.source, spec.path, spec.read_only, spec.partition)
+                return open_image(image, about_to_wait=self._about_to_wait)
+            case "directory":
+                from appliance.vfs.hostdir import HostDirectory
+
+                return HostDirectory(
+                    spec.source, read_only=spec.read_only, about_to_wait=self._about_to_wait
+                )
+            case _:
+                return MemoryFileSystem(
+                    parse_size(spec.source),
+                    fsid=zlib.crc32(spec.path.encode()) | 1 << 32,
+                    clock=self._clock,
+                    random=self._random,
+                )
+
+    def _about_to_wait(self) -> None:
+        if self._leader is not None:  # at the start nobody is kept waiting
+            self._leader.about_to_wait()
+
+    def _read_exports(self) -> ExportsFile:
+        mount_points = [spec.path.encode() for spec in self._settings.mounts]
+        exports = ExportsFile(self._settings.exports_file, HostResolver(), mount_points)
+        problems = exports.load()
+        errors = [str(problem) for problem in problems if problem.severity is Severity.ERROR]
+        if errors:
+            raise StartError("\n".join(errors).removeprefix("error: "))
+        log_problems(problems)
+        return exports
+
+    def _open_link(self) -> ClosableLink:
+        interface = self._settings.interface
+        try:
+            link: ClosableLink = TapLink(
+                interface.tap,
+                fd=self._settings.tap_fd,
+                mtu=interface.mtu,
+                offload=self._settings.offload,
+                host=interface.host,
+            )
+            return link if self._settings.pcap is None else self._record(link)
+        except LinkError as error:
+            raise StartError(str(error), error.hint) from None
+        except OSError as error:
+            raise StartError(f"{error.filename}: {error.strerror}") from None
+
+    def _record(self, link: ClosableLink) -> ClosableLink:
+        from appliance.netstack.link.pcap import PcapLink
+
+        assert self._settings.pcap is not None
+        return PcapLink(link, self._settings.pcap, self._clock)
+
+    def _build(self) -> None:
+        """Everything between the link and the file systems."""
+        interface = self._settings.interface
+        config = HostConfig(
+            mac=interface.mac,
+            address=interface.address.ip.packed,
+            prefix_length=interface.address.network.prefixlen,
+            gateway=interface.gateway.packed if interface.gateway else None,
+            mtu=interface.mtu,
+        )
+        self._stack = Stack(self._link, config, random=self._random, counters=self.counters)
+        wire = StackWire(self._stack, self._link)
+        self._leader = leader = Leader(wire, self._clock, self.counters)
+        registry = Registry()
+        self._rpc = RpcServer(registry, self.counters, self._clock)
+        services = (
+            (
+                Nfsd(
+                    self._tree,
+                    self._exports,
+                    self._clock,
+                    write_verifier=self._random.randbytes(WRITE_VERIFIER_BYTES),
+                ),
+                NFS_PORT,
+                leader.submit,
+            ),
+            (Mountd(self._tree, self._exports), MOUNTD_PORT, self._own_thread(leader, "mountd")),
+            (
+                Rpcbind(registry, self.counters, self._clock),
+                RPCBIND_PORT,
+                self._own_thread(leader, "rpcbind"),
+            ),
+        )
+        for service, port, submit in services:
+            for program in service.programs:
+                registry.add(program, service, submit, port=port)
+            self._stack.tcp.listen(port, self._accept)
+            self._listen_udp(port)
+
+    def _accept(self, connection: Connection) -> TcpTransport:
+        return TcpTransport(connection, self._rpc)
+
+    def _listen_udp(self, port: int) -> None:
+        local = Endpoint(str(self._settings.interface.address.ip), port)
+
+        def receive(source: bytes, source_port: int, _destination: bytes, data: memoryview) -> None:
+            peer = Endpoint(address_text(source), source_port)
+            self._rpc.datagram(UdpTransport(socket, source, peer, local), data)
+
+        socket = self._stack.udp.bind(port, receive)
+
+    def _own_thread(self, leader: Leader, name: str) -> Callable[[PendingCall], None]:
+        """The queue of a service with a thread of its own."""
+        queue = ServiceQueue()
+        self._queues.append(queue)
+        self._bodies.append((name, partial(leader.serve_queue, queue)))
+        return queue.submit
+
+    def _start_threads(self) -> None:
+        leader = self._leader
+        assert leader is not None, "built before"
+        for number in range(self._settings.nfsd_threads):
+            self._bodies.append((f"nfsd-{number}", leader.work))
+        self._bodies.append(("ticker", leader.tick))
+        with leader.lock:
+            self._stack.start(self._clock.now())
+        for name, body in self._bodies:
+            thread = threading.Thread(target=self._run, args=(name, body), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _run(self, name: str, body: Callable[[], None]) -> None:
+        """A thread: its body, entered again when something that should not happen has happened.
+        What did it, a frame or a call, is gone; everybody else is served on."""
+        name_this_thread(name)
+        while not self._stopping:
+            try:
+                body()
+                return
+            except Exception:
+                self.counters["machine.exception"] += 1
+                log.exception("event=exception thread=%s", name)
+
+    # --- while it runs ------------------------------------------------------------------
+
+    def reload(self) -> None:
+        """SIGHUP: read the exports file again. Calls in progress go on with the table they have."""
+        problems = self._exports.load()
+        log_problems(problems)
+        if broken(problems):
+            log.error("event=reload result=kept-old-exports")
+
+    def log_counters(self) -> None:
+        """SIGUSR1."""
+        log.warning("event=counters %s", self.counters)
+
+    # --- stop -----------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Finish what is in progress, close connections in order, make everything durable."""
+        leader, now = self._leader, self._clock.now
+        assert leader is not None, "stop comes after start"
+        self._stopping = True
+        deadline = now() + STOP_GRACE
+        self._wait_until(lambda: leader.is_idle, deadline)
+        with leader.lock:
+            self._stack.close(now())
+        self._wait_until(lambda: self._stack.is_quiet, deadline)
+        leader.stop()
+        for queue in self._queues:
+            queue.close()
+        self._link.close()
+        for thread in self._threads:
+            thread.join(max(0, deadline - now()) / SECOND)
+        self._tree.close()
+
+    def _wait_until(self, condition: Callable[[], bool], deadline: Instant) -> None:
+        while not condition() and self._clock.now() < deadline:
+            time.sleep(STOP_LOOK / SECOND)
+
+
+class StackWire:
+    """A stack and its link, as the leader sees them."""
+
+    def __init__(self, stack: Stack, link: ClosableLink) -> None:
+        self._stack = stack
+        self._link = link
+        self.read = link.receive
+        self.wait = link.wait
+        self.receive = stack.receive
+        self.flush = stack.flush
+        self.expire = stack.expire
+
+    @property
+    def next_deadline(self) -> Instant | None:
+        return self._stack.next_deadline
+
+
+class TcpTransport:
+    """One connection: what RPC sends on, and what TCP tells."""
+
+    netid = "tcp"
+
+    def __init__(self, connection: Connection, rpc: RpcServer) -> None:
+        self._connection = connection
+        self.peer = Endpoint(address_text(connection.peer_address), connection.peer_port)
+        self.local = Endpoint(address_text(connection.local_address), connection.local_port)
+        self.send = connection.send
+        self.pause = connection.pause
+        self.resume = connection.resume
+        self.close = connection.close
+        self.abort = connection.abort
+        self._session = rpc.stream(self)
+
+    def readable(self, connection: Connection) -> None:
+        self._session.text_arrived(connection.receive())
+
+    def room_again(self, connection: Connection) -> None:
+        self._session.room_again()
+
+    def ended(self, connection: Connection, reason: str | None) -> None:
+        self._session.ended()
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._connection.unsent_bytes
+
+
+class UdpTransport:
+    """Where one datagram came from."""
+
+    netid = "udp"
+    unsent_bytes = 0
+
+    def __init__(self, socket: UdpSocket, address: bytes, peer: Endpoint, local: Endpoint) -> None:
+        self._socket = socket
+        self._address = address
+        self.peer = peer
+        self.local = local
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        self._socket.send_to(self._address, self.peer.port, buffers)
+
+    def pause(self) -> None:
+        """Datagrams are not held back: what is too much is dropped."""
+
+    def resume(self) -> None:
+        """See pause."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    abort = close
+
+
+def address_text(address: bytes) -> str:
+    """An address as on the wire, as people write it."""
+    return str(ip_address(address))
+
+
+def name_this_thread(name: str) -> None:
+    """As `ps -T` shows it. (Python itself names threads only from 3.14 on.)"""
+    with suppress(OSError):
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name)
+
+
+def parse_size(text: str) -> int:
+    """64M, 2G, ...: bytes."""
+    unit = "KMGT".find(text[-1:].upper()) + 1 if text else 0
+    number = text[:-1] if unit else text
+    if not number.isdecimal() or not int(number):
+        raise ConfigError(f"{text!r} as a size", "for example 64M or 2G")
+    return int(number) << 10 * unit
+
+
+def log_problems(problems: Sequence[Problem]) -> None:
+    """What an exports file has that is not as its author may think."""
+    levels = {Severity.ERROR: ERROR, Severity.WARNING: WARNING, Severity.NOTE: INFO}
+    for problem in problems:
+        log.log(levels[problem.severity], "event=exports %s", str(problem).replace("\n", " "))

@@ -1,0 +1,111 @@
+"""The command line: what it means, and how it says that something cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from appliance.cli import UsageError, main, parse_mount, parser, settings_of
+from appliance.machine import MountSpec
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "spec"),
+    [
+        ("image", "fs.img", MountSpec("image", "fs.img", "/", False, None)),
+        ("image", "fs.img@/data", MountSpec("image", "fs.img", "/data", False, None)),
+        ("image", "fs.img@/a/b/,ro", MountSpec("image", "fs.img", "/a/b", True, None)),
+        ("image", "disk.img,partition=2", MountSpec("image", "disk.img", "/", False, 2)),
+        ("image", "d.img@/x,partition=3,ro", MountSpec("image", "d.img", "/x", True, 3)),
+        ("image", "me@home.img", MountSpec("image", "me@home.img", "/", False, None)),
+        ("image", "me@home/a,b.img@/x", MountSpec("image", "me@home/a,b.img", "/x", False, None)),
+        ("directory", "/srv@/srv,ro", MountSpec("directory", "/srv", "/srv", True, None)),
+        ("memory", "64M", MountSpec("memory", "64M", "/", False, None)),
+    ],
+)
+def test_a_mount_is_a_source_a_path_and_options(kind: str, text: str, spec: MountSpec) -> None:
+    assert parse_mount(kind, text) == spec
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("image", "@/x"),
+        ("memory", "1G,partition=1"),
+        ("image", "a,partition=0"),
+        ("image", "a,partition=x"),
+    ],
+)
+def test_a_mount_that_cannot_be_is_refused(kind: str, text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_mount(kind, text)
+
+
+def test_mounts_keep_their_order() -> None:
+    words = ["--ip", "10.0.0.5", "--memory", "1M", "--directory", "/a@/a", "--memory", "2M@/b"]
+    settings = settings_of(parser().parse_args(words))
+    assert [(m.kind, m.path) for m in settings.mounts] == [
+        ("memory", "/"),
+        ("directory", "/a"),
+        ("memory", "/b"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--ip", "10.0.0.5"],
+        ["--memory", "1M"],
+        ["--ip", "10.0.0.999", "--memory", "1M"],
+        ["--ip", "10.0.0.5", "--memory", "1M", "--nfsd-threads", "0"],
+        ["--ip", "10.0.0.5", "--memory", "1M", "--tap", "a", "--tap-fd", "3"],
+        ["--ip", "10.0.0.5", "--memory", "1M", "--nonsense"],
+        ["--ip", "10.0.0.5", "--memory", "1M", "--mtu", "abc"],
+    ],
+)
+def test_a_wrong_command_line_is_one_error_a_hint_at_most_and_exit_code_2(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) <= 2
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "mount",
+    [
+        ["--image", "/nonexistent/fs.img"],
+        ["--directory", "/nonexistent"],
+        ["--memory", "lots"],
+        ["--memory", "1M", "--memory", "1M"],
+        ["--memory", "1M", "--exports", "/nonexistent/exports"],
+    ],
+)
+def test_what_cannot_be_served_is_an_error_and_exit_code_1(
+    mount: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--ip", "10.0.0.5", "--tap", "never-made", *mount]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert not Path("/sys/class/net/never-made").exists()
+
+
+def test_check_exports_prints_the_table_or_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = tmp_path / "good"
+    good.write_text("/srv 10.0.0.0/24(rw,no_root_squash)\n")
+    assert main(["--check-exports", str(good)]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("/srv 10.0.0.0/24(")
+    bad = tmp_path / "bad"
+    bad.write_text("/srv 10.0.0.0/24(rw_squash)\n")
+    assert main(["--check-exports", str(bad)]) == 1
+    out, err = capsys.readouterr()
+    assert f"{bad}:1:" in err
