@@ -63,6 +63,8 @@ class Tree:
         self._mounted.append(filesystem)
 
     def _mount_root(self, filesystem: FileSystem) -> None:
+        if self._root is not self._way:
+            raise VfsError(Code.EXIST, "/: something is mounted there")
         if self._mounted:
             raise VfsError(Code.INVAL, "/ has to be mounted before what is below it")
         self._root = filesystem
