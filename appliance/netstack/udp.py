@@ -114,7 +114,7 @@ class Udp:
         path = self._path_to(address)
         length = udp.HEADER_BYTES + data_bytes
         header = UdpHeader(source_port, port, length)
-        if path.checksum_offload and path.fits(length):
+        if path.checksum_offload:
             header.checksum = pseudo_header_sum(path.pseudo_sum, PROTOCOL_UDP, length)
             return path.send_udp(header.emit(), buffers, data_bytes)
         datagram_sum = word_sum_of([header.emit(), *buffers])

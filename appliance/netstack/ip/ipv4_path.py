@@ -191,28 +191,36 @@ class Ipv4Path:
     # --- everything else --------------------------------------------------------------
 
     def send_udp(self, header: bytes, data: Sequence[Buffer], data_bytes: int) -> bool:
-        """Send one datagram whose header has the sum of the pseudo-header in its checksum field,
-        where the link finishes checksums and the datagram fits in one packet; see `fits`."""
+        """Send one datagram over a link that finishes checksums: there is the sum of the
+        pseudo-header in the header's checksum field. The link also cuts it into fragments."""
         before = ethernet.HEADER_BYTES + ipv4.HEADER_BYTES
         offload = vnet.VnetHeader(
             vnet.NEEDS_CSUM, csum_start=before, csum_offset=udp.CHECKSUM_OFFSET
         )
-        return self._send_one(PROTOCOL_UDP, [header, *data], udp.HEADER_BYTES + data_bytes, offload)
-
-    def fits(self, payload_bytes: int) -> bool:
-        """True: one packet carries so much payload."""
-        return self.header_bytes + payload_bytes <= self.mtu
+        length = udp.HEADER_BYTES + data_bytes
+        if not self._fits(length):
+            offload.gso_type = vnet.GSO_UDP
+            offload.gso_size = self._fragment_bytes_max
+            offload.hdr_len = before + udp.HEADER_BYTES
+        return self._send_whole(PROTOCOL_UDP, [header, *data], length, offload)
 
     def send(self, protocol: int, payload: Sequence[Buffer], payload_bytes: int) -> bool:
         """Send one datagram, in fragments where it does not fit in one packet.
 
         False: the link did not take all of it.
         """
-        if self.fits(payload_bytes):
-            return self._send_one(protocol, payload, payload_bytes, None)
+        if self._fits(payload_bytes):
+            return self._send_whole(protocol, payload, payload_bytes, None)
         return self._send_fragments(protocol, payload, payload_bytes)
 
-    def _send_one(
+    def _fits(self, payload_bytes: int) -> bool:
+        return ipv4.HEADER_BYTES + payload_bytes <= self.mtu
+
+    @property
+    def _fragment_bytes_max(self) -> int:
+        return (self.mtu - ipv4.HEADER_BYTES) // FRAGMENT_UNIT * FRAGMENT_UNIT
+
+    def _send_whole(
         self,
         protocol: int,
         payload: Sequence[Buffer],
@@ -230,11 +238,10 @@ class Ipv4Path:
 
     def _send_fragments(self, protocol: int, payload: Sequence[Buffer], payload_bytes: int) -> bool:
         assert ipv4.HEADER_BYTES + payload_bytes <= ipv4.PACKET_BYTES_MAX
-        piece_bytes_max = (self.mtu - ipv4.HEADER_BYTES) // FRAGMENT_UNIT * FRAGMENT_UNIT
         identification = self._next_identification()
         offset = 0
-        for piece in cut(payload, piece_bytes_max):
-            piece_bytes = min(piece_bytes_max, payload_bytes - offset)
+        for piece in cut(payload, self._fragment_bytes_max):
+            piece_bytes = sum(map(len, piece))
             header = Ipv4Header(
                 self.source,
                 self.destination,

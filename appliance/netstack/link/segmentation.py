@@ -12,7 +12,13 @@ from appliance.netstack.wire import ethernet, udp, vnet
 from appliance.netstack.wire.checksum import checksum, fold, pseudo_header_sum, word_sum
 from appliance.netstack.wire.errors import BadPacket
 from appliance.netstack.wire.ethernet import TYPE_IPV4, EthernetHeader
-from appliance.netstack.wire.ipv4 import PROTOCOL_TCP, PROTOCOL_UDP, Ipv4Header
+from appliance.netstack.wire.ipv4 import (
+    FRAGMENT_UNIT,
+    MORE_FRAGMENTS,
+    PROTOCOL_TCP,
+    PROTOCOL_UDP,
+    Ipv4Header,
+)
 from appliance.netstack.wire.vnet import VnetHeader
 
 _TCP_HEADER_BYTES: Final = 20
@@ -36,10 +42,12 @@ def wire_frames(frame: bytes) -> Iterator[bytes]:
     elif kind == vnet.GSO_UDP_L4 and _is_ipv4(bare):
         yield from _cut(bare, header.gso_size, PROTOCOL_UDP)
     else:
-        # IPv6, which this stack does not speak, passes as it is.
         if header.flags & vnet.NEEDS_CSUM:
             _finish_checksum(bare, header.csum_start, header.csum_offset)
-        yield bytes(bare)
+        if kind == vnet.GSO_UDP and _is_ipv4(bare):
+            yield from _fragments(bare, header.gso_size)
+        else:
+            yield bytes(bare)  # super-frames of IPv6, which this stack does not speak, as they are
 
 
 def _is_ipv4(frame: bytearray) -> bool:
@@ -61,7 +69,7 @@ def _cut(frame: bytearray, size: int, protocol: int) -> Iterator[bytes]:
     transport = at + whole.header_bytes
     text = transport + _header_bytes(frame, transport, protocol)
     end = at + whole.total_bytes
-    if text > end:
+    if text >= end:
         raise BadPacket("vnet.truncated")
     headers = frame[:text]
     for index, start in enumerate(range(text, end, size)):
@@ -71,6 +79,30 @@ def _cut(frame: bytearray, size: int, protocol: int) -> Iterator[bytes]:
             _correct_tcp(piece[transport:text], piece, transport, start - text, stop == end)
         _correct_lengths(piece, at, transport, protocol, index)
         yield bytes(piece)
+
+
+def _fragments(frame: bytearray, size: int) -> Iterator[bytes]:
+    """One datagram as fragments with at most `size` bytes each, which is a multiple of eight."""
+    at = ethernet.HEADER_BYTES
+    whole = Ipv4Header.parse(frame, at, len(frame))
+    if whole.is_fragment or size % FRAGMENT_UNIT:
+        raise BadPacket("vnet.bad_gso_size")
+    text, end = at + whole.header_bytes, at + whole.total_bytes
+    for start in range(text, end, size):
+        stop = min(start + size, end)
+        piece = frame[:text] + frame[start:stop]
+        more = MORE_FRAGMENTS if stop < end else 0
+        field = (start - text) // FRAGMENT_UNIT | more
+        piece[at + 6 : at + 8] = field.to_bytes(2, "big")
+        _finish_ip(piece, at, text)
+        yield bytes(piece)
+
+
+def _finish_ip(piece: bytearray, at: int, end: int) -> None:
+    """The IP header from `at` to `end`: the packet's length, and the checksum."""
+    piece[at + 2 : at + 4] = (len(piece) - at).to_bytes(2, "big")
+    piece[at + 10 : at + 12] = bytes(2)
+    piece[at + 10 : at + 12] = checksum(piece[at:end]).to_bytes(2, "big")
 
 
 def _header_bytes(frame: bytearray, transport: int, protocol: int) -> int:
@@ -98,10 +130,8 @@ def _correct_tcp(
 def _correct_lengths(piece: bytearray, at: int, transport: int, protocol: int, index: int) -> None:
     """Lengths, identification and checksums of one segment."""
     identification = int.from_bytes(piece[at + 4 : at + 6], "big") + index & 0xFFFF
-    piece[at + 2 : at + 4] = (len(piece) - at).to_bytes(2, "big")
     piece[at + 4 : at + 6] = identification.to_bytes(2, "big")
-    piece[at + 10 : at + 12] = bytes(2)
-    piece[at + 10 : at + 12] = checksum(piece[at:transport]).to_bytes(2, "big")
+    _finish_ip(piece, at, transport)
     length = len(piece) - transport
     where = transport + (_TCP_CHECKSUM_AT if protocol == PROTOCOL_TCP else udp.CHECKSUM_OFFSET)
     if protocol == PROTOCOL_UDP:
