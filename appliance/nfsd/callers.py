@@ -163,11 +163,13 @@ class Callers:
         return node
 
     def beyond(self, caller: Caller, grant: Grant, node: Node) -> Grant:
-        """The grant for a node in another file system, which was reached by crossing a mount: of
-        the export of that file system if it has one, or else of the one it was reached from."""
-        filesystem = node.filesystem
-        export = caller.export(caller.in_force.tops.get(filesystem.fsid))
-        return self._make_grant(caller, export or grant.export, filesystem)
+        """The grant for a node in another file system, which was reached by crossing a mount: on
+        the way down, of the export of that file system if it has one; or else of the same
+        export."""
+        export, filesystem = grant.export, node.filesystem
+        if self.tree.is_top(node):
+            export = caller.export(caller.in_force.tops.get(filesystem.fsid)) or export
+        return self._make_grant(caller, export, filesystem)
 
     def unhide(self, caller: Caller, node: Node) -> Node:
         """What one finds on coming to `node` in an export without "crossmnt": a file system that
