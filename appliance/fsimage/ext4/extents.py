@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from abc import ABC, abstractmethod
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -82,6 +83,23 @@ class Leaf:
     def __len__(self) -> int:
         return len(self.extents) + 1
 
+    def pieces(self, first: int, end: int) -> Iterator[Extent]:
+        """The extents, and the holes between them, from block `first` to `end`."""
+        at = max(0, bisect_right(self.starts, first) - 1)
+        while first < end:
+            extent = self.extents[at] if at < len(self.extents) else None
+            if extent is None:
+                piece = Extent(first, end - first, 0)
+            elif extent.logical > first:
+                piece = Extent(first, min(end, extent.logical) - first, 0)
+            else:
+                at += 1
+                if extent.end <= first:
+                    continue
+                piece = extent.part(first, end)
+            yield piece
+            first = piece.end
+
 
 class BlockMap(ABC):
     """Where the blocks of one file are."""
@@ -97,31 +115,13 @@ class BlockMap(ABC):
         while first < end:
             leaf = self.leaf(first)
             stop = min(end, leaf.end)
-            at = max(0, bisect_right(leaf.starts, first) - 1)
-            while first < stop:
-                extent = self._at(leaf, at, first, stop)
-                at += 1
-                if extent is None:
-                    continue
-                if found and extent.continues(found[-1]):
-                    found[-1].count += extent.count
+            for piece in leaf.pieces(first, stop):
+                if found and piece.continues(found[-1]):
+                    found[-1].count += piece.count
                 else:
-                    found.append(extent)
-                first = extent.end
+                    found.append(piece)
+            first = stop
         return found
-
-    @staticmethod
-    def _at(leaf: Leaf, at: int, first: int, stop: int) -> Extent | None:
-        """What begins at block `first`: a part of extent `at`, or the hole before it (or behind the
-        last one); None if that extent ends before."""
-        if at >= len(leaf.extents):
-            return Extent(first, stop - first, 0)
-        extent = leaf.extents[at]
-        if extent.end <= first:
-            return None
-        if extent.logical <= first:
-            return extent.part(first, stop)
-        return Extent(first, min(stop, extent.logical) - first, 0)
 
 
 class Branch:

@@ -137,7 +137,7 @@ def attributes_of(volume: Volume, inode: Inode) -> Attributes:
         disk.i_uid | disk.i_uid_high << 16,
         disk.i_gid | disk.i_gid_high << 16,
         inode.size,
-        used_bytes(volume, disk),
+        _used_or_inline_bytes(volume, inode),
         rdev_of(disk.i_block) if device else (0, 0),
         inode.number,
         time_ns(disk.i_atime, disk.i_atime_extra),
@@ -153,6 +153,15 @@ def time_ns(seconds: int, extra: int) -> int:
     if seconds & _SIGN:
         seconds -= _SIGN << 1
     return (seconds + ((extra & 3) << 32)) * _SECOND + (extra >> 2)
+
+
+def _used_or_inline_bytes(volume: Volume, inode: Inode) -> int:
+    """The storage of an inode. A file inside its inode has none, but must not look like a hole to
+    programs that then would not read it."""
+    used = used_bytes(volume, inode.disk)
+    if inode.has_flag(layout.INLINE_DATA_FL) and inode.type is FileType.REGULAR:
+        used += inode.size + 511 & ~511
+    return used
 
 
 def used_bytes(volume: Volume, disk: ext4_inode) -> int:

@@ -30,14 +30,13 @@ from appliance.fsimage.ext4.crc import MASK32, crc32_be, crc32c
 from appliance.fsimage.ext4.extents import BlockMap, BlockMaps
 from appliance.fsimage.ext4.layout import (
     commit_header,
-    ext4_super_block,
     jbd2_journal_revoke_header_t,
     journal_block_tag3_t,
     journal_block_tag_t,
     journal_header_t,
     journal_superblock_t,
 )
-from appliance.fsimage.ext4.superblock import SUPERBLOCK_BYTES, superblock_checksum
+from appliance.fsimage.ext4.superblock import SUPERBLOCK_BYTES, Superblock, superblock_checksum
 from appliance.fsimage.ext4.volume import Volume
 from appliance.trace import log
 
@@ -84,24 +83,29 @@ def recover(volume: Volume, overlay: Overlay) -> None:
 
 
 def _mark_clean(volume: Volume, overlay: Overlay, ring: Ring, sequence: int) -> None:
-    """Both superblocks, as they are after a recovery."""
+    """Both superblocks, as they are after a recovery. (While it is mounted, the kernel counts what
+    is free in the groups only.)"""
     raw = bytearray(overlay.read(layout.SUPERBLOCK_OFFSET, SUPERBLOCK_BYTES))
-    disk = ext4_super_block.decode(raw)
+    superblock = Superblock.parse(bytes(raw))
+    blocks, inodes = Volume(overlay, superblock, volume.name).free_blocks_and_inodes()
+    disk = superblock.disk
+    disk.s_free_blocks_count_lo, disk.s_free_blocks_count_hi = blocks & MASK32, blocks >> 32
+    disk.s_free_inodes_count = inodes
     disk.s_feature_incompat &= ~layout.INCOMPAT_RECOVER
-    disk.encode_into(raw)
+    disk.encode_into(raw, 0)
     if volume.has_metadata_csum:
         disk.s_checksum = superblock_checksum(bytes(raw))
-        disk.encode_into(raw)
+        disk.encode_into(raw, 0)
     overlay.write(layout.SUPERBLOCK_OFFSET, [raw])
 
     head = bytearray(ring.block(0)[: journal_superblock_t.SIZE])
     of_ring = ring.superblock
     of_ring.s_start, of_ring.s_sequence = 0, sequence & MASK32
     of_ring.s_checksum = 0
-    of_ring.encode_into(head)
+    of_ring.encode_into(head, 0)
     if ring.checksum_version >= 2:
         of_ring.s_checksum = crc32c(MASK32, bytes(head))
-        of_ring.encode_into(head)
+        of_ring.encode_into(head, 0)
     overlay.write(ring.physical(0) << volume.block_bits, [head])
 
 

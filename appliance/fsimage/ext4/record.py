@@ -12,7 +12,8 @@ A record is a class whose fields have a type and the offset that the document gi
 belong to features that we do not know, survive. Fields that overlap, stand in the wrong order or
 reach beyond the record are an assertion at import.
 
-The generated source is registered with linecache, so tracebacks and help() show it.
+The source of `encode_into` is generated, and registered with linecache, so that tracebacks and
+help() show it.
 """
 
 from __future__ import annotations
@@ -46,20 +47,22 @@ be64 = Annotated[int, ">Q"]
 
 
 class Record:
-    """What every record can do; the decorator fills it in."""
+    """What every record can do. The decorator fills in what is declared here."""
 
     __slots__ = ()
 
     SIZE: ClassVar[int]
 
+    unpack: ClassVar[Callable[[Buffer, int], tuple[Any, ...]]]
+    """The values of all fields of the record at an offset."""
+
+    encode_into: ClassVar[Callable[[Any, bytearray, int], None]]
+    """`encode_into(buffer, offset)`: put the fields there, and touch nothing between them."""
+
     @classmethod
     def decode(cls, buffer: Buffer, offset: int = 0) -> Self:
         """The record at `offset`."""
-        raise NotImplementedError
-
-    def encode_into(self, buffer: bytearray, offset: int = 0) -> None:
-        """Put the declared fields at `offset`, and touch nothing between them."""
-        raise NotImplementedError
+        return cls(*cls.unpack(buffer, offset))
 
 
 T = TypeVar("T", bound=Record)
@@ -77,14 +80,9 @@ def record(size: int) -> Callable[[type[T]], type[T]]:
     def declare(cls: type[T]) -> type[T]:
         made: Any = dataclass(slots=True)(cls)
         made.SIZE = size
-        source, scope = _compile(made, _fields_of(made, size), size)
-        filename = f"<record {cls.__name__}>"
-        linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
-        exec(compile(source, filename, "exec"), scope)
-        for name in ("decode", "encode_into"):
-            scope[name].__doc__ = source
-        made.decode = classmethod(scope["decode"])
-        made.encode_into = scope["encode_into"]
+        declared = _fields_of(made, size)
+        made.unpack = _unpacker(declared, size)
+        made.encode_into = _encoder(cls.__name__, declared)
         result: type[T] = made
         return result
 
@@ -107,23 +105,30 @@ def _fields_of(cls: Any, size: int) -> list[tuple[str, int, str]]:
     return found
 
 
-def _compile(
-    cls: Any, declared: list[tuple[str, int, str]], size: int
-) -> tuple[str, dict[str, Any]]:
-    """The source of both methods, and the names it uses."""
+def _unpacker(declared: list[tuple[str, int, str]], size: int) -> Any:
+    """Reads all fields in one go, and skips what is between them."""
+    layout, end = declared[0][2][0], 0
+    for _, offset, code in declared:
+        layout += "x" * (offset - end) + code[1:]
+        end = offset + Struct(code).size
+    return Struct(layout + "x" * (size - end)).unpack_from
+
+
+def _encoder(record_name: str, declared: list[tuple[str, int, str]]) -> Any:
+    """Writes fields, those that follow each other without a gap in one go."""
     order = declared[0][2][0]
-    layout, end = order, 0
     scope: dict[str, Any] = {}
-    encode = ["def encode_into(self, buffer, offset=0):"]
+    lines = ["def encode_into(self, buffer, offset):"]
     for first, offset, run in _runs(declared):
         scope[f"pack_{first}"] = Struct(order + "".join(code for _, code in run)).pack_into
         names = ", ".join(f"self.{name}" for name, _ in run)
-        encode.append(f"    pack_{first}(buffer, offset + {offset:#x}, {names})")
-        layout += "x" * (offset - end) + "".join(code for _, code in run)
-        end = offset + Struct(order + "".join(code for _, code in run)).size
-    scope["unpack"] = Struct(layout + "x" * (size - end)).unpack_from
-    decode = ["def decode(cls, buffer, offset=0):", "    return cls(*unpack(buffer, offset))"]
-    return "\n".join([*decode, "", *encode, ""]), scope
+        lines.append(f"    pack_{first}(buffer, offset + {offset:#x}, {names})")
+    source = "\n".join([*lines, ""])
+    filename = f"<record {record_name}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+    exec(compile(source, filename, "exec"), scope)
+    scope["encode_into"].__doc__ = source
+    return scope["encode_into"]
 
 
 def _runs(
