@@ -234,7 +234,7 @@ def _annotated_kind(base: Any, marks: Sequence[object]) -> kinds.Kind:
             if isinstance(mark, Size):
                 return kinds.FixedArray(inner, mark.count)
         return (kinds.LinkedList if Chain in marks else kinds.Array)(inner, limit)
-    match marks[0]:
+    match marks[-1]:  # an alias may be narrowed: Annotated[opaque, Opaque(max=9)]
         case Integer(fmt):
             return kinds.Word(fmt)
         case Opaque(size=int(size)):

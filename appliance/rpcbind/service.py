@@ -338,7 +338,7 @@ class Rpcbind:
         procedures = program.procedures
         return rpcb_stat(
             info=[
-                self._counters[procedures[number].counter] if number in procedures else 0
+                self._counters.get(procedures[number].counter, 0) if number in procedures else 0
                 for number in range(RPCBSTAT_HIGHPROC)
             ],
             setinfo=0,

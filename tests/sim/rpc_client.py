@@ -208,6 +208,7 @@ class RpcWorld:
         else:
             session = self.server.stream(transport)
             session.text_arrived([memoryview(mark(len(call)) + call)])
+            session.ended()
         self.serve()
         (reply,) = transport.replies()
         return reply
