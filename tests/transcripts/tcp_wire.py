@@ -112,11 +112,11 @@ class RecordingUser:
         self.endings.append(reason)
 
 
-def assert_sound(tcp: Tcp, edges: dict[bytes, int]) -> None:
+def assert_sound(tcp: Tcp, edges: dict[Connection, int]) -> None:
     """What holds between any two events, whatever a peer does. `edges` is kept from call to
     call."""
     held = 0
-    for key, c in tcp.connections.items():
+    for c in tcp.connections.values():
         snd, rcv = c.snd, c.rcv
         assert c.state in State and c.state not in (State.CLOSED, State.LISTEN)
         assert snd.iss <= snd.una <= snd.nxt <= snd.limit
@@ -125,8 +125,8 @@ def assert_sound(tcp: Tcp, edges: dict[bytes, int]) -> None:
         assert sum(len(b) for _, b in snd.unsent) == max(snd.end - max(snd.nxt, snd.iss + 1), 0)
         if c.state is not State.SYN_SENT:
             assert rcv.nxt <= rcv.edge
-            assert rcv.edge >= edges.get(key, rcv.edge), "the window was shrunk"
-            edges[key] = rcv.edge
+            assert rcv.edge >= edges.get(c, rcv.edge), "the window was shrunk"
+            edges[c] = rcv.edge
         assert len(rcv.out_of_order) <= TCP_OUT_OF_ORDER_PIECES_MAX
         at = rcv.nxt
         for seq, piece in rcv.out_of_order:
@@ -140,6 +140,15 @@ def assert_sound(tcp: Tcp, edges: dict[bytes, int]) -> None:
     assert len(tcp.connections) <= TCP_CONNECTIONS_MAX
     for listener in tcp.listeners.values():
         assert len(listener.half_open) <= listener.backlog
+
+
+class ScriptedTcp(Tcp):
+    """A host whose first sequence number the script may choose."""
+
+    isn: int | None = None
+
+    def initial_sequence_number(self, key: bytes, now: Instant) -> int:
+        return super().initial_sequence_number(key, now) if self.isn is None else self.isn
 
 
 class Wire:
@@ -159,6 +168,7 @@ class Wire:
         receive_bytes: int = 65535,
         seed: int = 1,
         peer_isn: int = 5000,
+        our_isn: int | None = None,
         **options: int,
     ) -> Wire:
         """A new host, to begin with. Without scaled windows unless `receive_bytes` asks for
@@ -167,7 +177,7 @@ class Wire:
         self.counters = Counters()
         self.path = RecordingPath(mtu=mtu, checksum_offload=offload)
         self.path.segment_bytes_max = 65495 if offload else 0
-        self.tcp = Tcp(
+        self.tcp = ScriptedTcp(
             self.timers,
             Random(seed),
             self.counters,
@@ -175,6 +185,7 @@ class Wire:
             receive_bytes=receive_bytes,
             **options,
         )
+        self.tcp.isn = our_isn
         self.app = RecordingUser()
         self.listener: Listener = self.tcp.listen(PORT, self.app.accept)
         self.peer_isn = peer_isn
@@ -184,7 +195,7 @@ class Wire:
         self.peer_shift = self.our_shift = 0
         self.peer_window = 65535
         self.stamp: tuple[int, int] | None = None
-        self.edges: dict[bytes, int] = {}
+        self.edges: dict[Connection, int] = {}
         return self
 
     # --- the scene --------------------------------------------------------------------------------

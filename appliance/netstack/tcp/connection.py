@@ -342,7 +342,7 @@ class Connection:
         self.become(State.ESTABLISHED)
         self.syn_due = False
         self.resend_timer.clear()
-        self.progress_at = now
+        self.progress_at = self.sent_at = now
         self.congestion = NewReno(self.mss, self.syn_was_lost)
         if self.syn_was_lost:
             self.round_trip.syn_was_lost()

@@ -160,24 +160,20 @@ class ReceiveHalf:
 
     def accept(self, seq: int, text: memoryview) -> bool:
         """Take text that begins at `seq`, within the window. False: there was no room for it."""
-        if self._must_refuse:
-            return False
         skip = self.nxt - seq
         if skip < 0:
             return self._keep(seq, text)
+        # Text in order that the user takes at once needs no room: it may be what fills a hole.
+        if self.charge and (
+            self._budget.exhausted or self.count > self.capacity + self.capacity // 4
+        ):
+            return False
         if skip:
             text = text[skip:]
         self._append(text)
         if self.out_of_order:
             self._join()
         return True
-
-    @property
-    def _must_refuse(self) -> bool:
-        held = self.charge + self.out_of_order_charge
-        if not held:
-            return False
-        return self.count > self.capacity + self.capacity // 4 or self._budget.exhausted
 
     def _append(self, text: memoryview) -> None:
         size = len(text)
@@ -207,6 +203,8 @@ class ReceiveHalf:
 
     def _keep(self, seq: int, text: memoryview) -> bool:
         """Out of order: keep what nobody has sent before (R3)."""
+        if self.held and self._budget.exhausted:
+            return False
         queue = self.out_of_order
         stop = seq + len(text)
         at = bisect_left(queue, seq, key=lambda piece: piece[0])
@@ -263,11 +261,12 @@ class ReceiveHalf:
         self.held = held
 
     def forget(self) -> None:
-        """The connection is over: let go of everything out of order. What arrived in order stays
-        for the user."""
+        """The connection is over. What arrived in order stays for the user, at his expense."""
         self.out_of_order.clear()
         self.out_of_order_charge = 0
-        self.account()
+        self._budget.used -= self.held
+        self._budget = Budget()
+        self.held = 0
 
 
 def _flush_run(run: list[memoryview], result: list[memoryview]) -> None:

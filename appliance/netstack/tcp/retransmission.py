@@ -76,22 +76,22 @@ class Recovery:
         self.active = False
         self.duplicates = 0
         self.partial = False  # a partial acknowledgement has come in this recovery
-        self.recover = iss  # step 1
+        self.recover = iss - 1  # step 1, for a loss in the first window, too
         self.timed_out_at = iss
 
     def duplicate(self, c: Connection) -> None:
         """An acknowledgement that says nothing but that a segment has arrived."""
         snd = c.snd
-        self.duplicates += 1
-        if self.active or self.duplicates < DUPLICATES_MEAN_LOSS:
+        if self.active:
             self._departed(c)
             return
-        # Step 2. Duplicates for bytes that were out at the last loss only tell that something was
-        # sent twice.
-        known = snd.una - 1 <= self.recover and self.recover != snd.iss
-        if known or self.duplicates > DUPLICATES_MEAN_LOSS:
+        if snd.una - 1 <= self.recover:
+            # Step 2. Bytes that were out at the last loss: something has only arrived twice.
             return
+        self.duplicates += 1
         self._departed(c)
+        if self.duplicates < DUPLICATES_MEAN_LOSS:
+            return
         self.active = True
         self.partial = False
         self.recover = snd.nxt
