@@ -1,0 +1,240 @@
+"""A laboratory for real clients: a network namespace with a bridge, the appliance as a process of
+its own on a TAP interface, and a Linux guest on another.
+
+    bridge br0, 10.0.0.1    the tools of the host: ping, rpcinfo, showmount, libnfs
+      tap0                  rumpnfsd, 10.0.0.5
+      guest...              Linux, 10.0.0.9
+
+Nothing leaves the namespace, and everything in it ends with it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+TOP: Final = Path(__file__).parents[2]
+HOST: Final = "10.0.0.1"
+SERVER: Final = "10.0.0.5"
+GUEST: Final = "10.0.0.9"
+URL: Final = f"nfs://{SERVER}"
+WITH_PARENT: Final = ("setpriv", "--pdeathsig", "KILL")
+"""A program in the laboratory does not outlive the test run, however that ends."""
+
+_numbers = itertools.count(1)
+
+
+def run(*command: str | Path, timeout: float = 60) -> str:
+    """Run on the host; what it said, if all went well."""
+    return _output(command, timeout)
+
+
+def _output(command: Sequence[str | Path], timeout: float, expect: int | None = 0) -> str:
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=timeout,
+        check=False,
+    )
+    said = done.stdout.decode(errors="replace")
+    assert expect is None or done.returncode == expect, f"{command} -> {done.returncode}\n{said}"
+    return said
+
+
+class Namespace:
+    """A network namespace with the bridge br0 in it."""
+
+    def __init__(self) -> None:
+        self.name = f"rumpnfsd-{os.getpid()}-{next(_numbers)}"
+        run("ip", "netns", "add", self.name)
+        try:
+            self.ip("link set lo up")
+            self.ip("link add br0 type bridge")
+            self.ip("link set br0 up")
+            self.ip(f"address add {HOST}/24 dev br0")
+        except AssertionError:
+            self.remove()
+            raise
+
+    def ip(self, words: str) -> str:
+        """ip(8) in the namespace."""
+        return run("ip", "-n", self.name, *words.split())
+
+    def add_tap(self, name: str) -> None:
+        """A persistent TAP interface that is a port of the bridge."""
+        self.ip(f"tuntap add dev {name} mode tap")
+        self.ip(f"link set {name} txqueuelen 10000 master br0 up")
+
+    def command(self, *words: str | Path) -> list[str]:
+        return ["ip", "netns", "exec", self.name, *WITH_PARENT, *map(str, words)]
+
+    def run(self, *words: str | Path, timeout: float = 60, expect: int | None = 0) -> str:
+        """Run in the namespace; what it said. `expect`: the exit code, None for any."""
+        return _output(self.command(*words), timeout, expect)
+
+    def remove(self) -> None:
+        subprocess.run(["ip", "netns", "delete", self.name], check=False)
+
+
+class Appliance:
+    """rumpnfsd as its users start it. Use `stop` (or `kill`), then `judge`."""
+
+    def __init__(
+        self,
+        netns: Namespace,
+        folder: Path,
+        *words: str | Path,
+        pcap: bool = True,
+        tap: str = "tap0",
+    ) -> None:
+        self.netns = netns
+        self.allow_loss = False
+        self._words = [str(word) for word in words]
+        self._folder = folder
+        self._tap = tap
+        self._starts = 0
+        self._captures: list[Path] = []
+        self._with_pcap = pcap
+        self.start()
+
+    def start(self) -> None:
+        """Start (again), and wait until it says that it serves."""
+        self._starts += 1
+        words = ["--tap", self._tap, "--ip", SERVER, *self._words]
+        if self._with_pcap:
+            self._captures.append(self._folder / f"server-{self._starts}.pcap")
+            words += ["--pcap", str(self._captures[-1])]
+        self.stderr = self._folder / f"stderr-{self._starts}"
+        self.stdout = self._folder / f"stdout-{self._starts}"
+        ready, write = os.pipe()
+        command = self.netns.command(
+            sys.executable, "-m", "appliance", *words, "--ready-fd", str(write)
+        )
+        with self.stderr.open("wb") as stderr, self.stdout.open("wb") as stdout:
+            self.process = subprocess.Popen(
+                command, cwd=TOP, stdout=stdout, stderr=stderr, pass_fds=[write]
+            )
+        os.close(write)
+        try:
+            assert select.select([ready], [], [], 20)[0], "not ready after 20 s"
+            assert os.read(ready, 1) == b"\n", f"it ended: {self.said()}"
+        except AssertionError:
+            self.process.kill()
+            self.process.wait()
+            raise
+        finally:
+            os.close(ready)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def said(self) -> str:
+        """What it wrote on stderr so far."""
+        return self.stderr.read_text(errors="replace")
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def counters(self) -> dict[str, int]:
+        """What happened how often since it was started."""
+        before = self.said().count("event=counters")
+        self.signal(signal.SIGUSR1)
+        wait_until(lambda: self.said().count("event=counters") > before)
+        last = self.said().rpartition("event=counters")[2].splitlines()[0]
+        return {name: int(count) for name, count in re.findall(r"(\S+)=(\d+)", last)}
+
+    def stop(self) -> None:
+        """In order: it has nothing to complain about."""
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+        code = self.process.wait(20)
+        said = self.said()
+        assert "Traceback" not in said, said
+        assert code == 0, f"exit code {code}\n{said}"
+
+    def kill(self) -> None:
+        """Without a warning, as a power cut would. What follows is loss for whoever watches."""
+        self.process.kill()
+        self.process.wait()
+        self.allow_loss = True
+
+    def judge(self) -> None:
+        """tshark finds nothing wrong in what it sent."""
+        words = ["--allow-loss"] if self.allow_loss else []
+        for capture in self._captures:
+            run(TOP / "tools" / "capture-oracle", capture, SERVER, *words, timeout=300)
+
+
+class GuestRun:
+    """A script that runs in the guest."""
+
+    def __init__(self, netns: Namespace, folder: Path, script: str, timeout: float) -> None:
+        path = folder / f"script-{next(_numbers)}"
+        path.write_text(f"#!/bin/bash\nset -euo pipefail\n{script}\n")
+        self._timeout = timeout
+        self._output = bytearray()
+        self._process = subprocess.Popen(
+            [
+                *WITH_PARENT, TOP / "tools" / "guest-run", "--netns", netns.name, "--bridge", "br0",
+                "--address", f"{GUEST}/24", "--timeout", str(timeout), path,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    @property
+    def output(self) -> str:
+        return self._output.decode(errors="replace")
+
+    def wait_for(self, line: str) -> None:
+        """Until the script has printed `line`."""
+        wanted = re.compile(rf"^{re.escape(line)}$", re.MULTILINE)
+        deadline = time.monotonic() + self._timeout
+        while not wanted.search(self.output):
+            assert self._read(deadline), f"{line!r} never came:\n{self.output}"
+
+    def finish(self) -> str:
+        """Until it ends well; all it printed."""
+        deadline = time.monotonic() + self._timeout + 30
+        while self._read(deadline):
+            pass
+        code = self._process.wait(10)
+        assert code == 0, f"the guest's script ended with {code}:\n{self.output}"
+        return self.output
+
+    def _read(self, deadline: float) -> bool:
+        stream = self._process.stdout
+        assert stream is not None
+        left = max(0.0, deadline - time.monotonic())
+        assert select.select([stream], [], [], left)[0], f"the guest is silent:\n{self.output}"
+        data = os.read(stream.fileno(), 1 << 16)
+        self._output += data
+        return bool(data)
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(10)
+        if self._process.stdout:
+            self._process.stdout.close()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Look again and again, for at most `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
