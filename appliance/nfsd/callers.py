@@ -210,7 +210,8 @@ class Callers:
             _identity(caller.credential, rights.squash),
             clock=self._clock,
             read_only=rights.read_only,
-            tree=self.tree if options.crossmnt else None,
+            tree=self.tree,
+            crosses=options.crossmnt,
             top=top,
         )
         return user, top

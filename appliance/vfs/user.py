@@ -53,10 +53,11 @@ _NO_WISHES: Final = SetAttributes()
 class User:
     """A credential at work, within one export.
 
-    `tree`: mounts are crossed in `lookup` (without: never). `top`: ".." does not lead above it.
+    `tree`: what is a mount point, which can be neither removed nor renamed; with `crosses`, mounts
+    are crossed in `lookup`, too. `top`: ".." does not lead above it.
     """
 
-    __slots__ = ("_clock", "_read_only", "_top", "_tree", "credential")
+    __slots__ = ("_clock", "_mounts", "_read_only", "_top", "_tree", "credential")
 
     def __init__(
         self,
@@ -65,12 +66,14 @@ class User:
         clock: Clock,
         read_only: bool = False,
         tree: Tree | None = None,
+        crosses: bool = True,
         top: Node | None = None,
     ) -> None:
         self.credential = credential
         self._clock = clock
         self._read_only = read_only
-        self._tree = tree
+        self._mounts = tree
+        self._tree = tree if crosses else None
         self._top = top
 
     # Names.
@@ -386,7 +389,7 @@ class User:
             raise VfsError(Code.PERM, "sticky")
 
     def _not_busy(self, entry: Node) -> None:
-        if self._tree is not None and self._tree.is_mount_point(entry):
+        if self._mounts is not None and self._mounts.is_mount_point(entry):
             raise VfsError(Code.ACCES, "a mount point")
 
     def _make(
