@@ -94,10 +94,20 @@ class HostDirectory(FileSystem):
         if node is not None:
             return node
         try:
-            path = self.identities.open(handle)
+            path = self.open_path(handle)
         except OSError as error:
             raise VfsError.from_os(error) from error
         return self._keep(handle, path)
+
+    def open_path(self, handle: bytes) -> Descriptor:
+        """Open (O_PATH) what has this handle. STALE, BADHANDLE, OSError."""
+        try:
+            return self.identities.open(handle)
+        except VfsError as error:
+            if error.code is not Code.STALE:
+                raise
+        with self.lock:  # it may just have been renamed: once more when nobody renames
+            return self.identities.open(handle)
 
     def node_of(self, path: Descriptor, location: Location | None) -> HostNode:
         """The node of an open file that was found at `location`."""

@@ -80,7 +80,7 @@ class HostNode(Node):
         """A descriptor that is good for everything but the content."""
         path = self._path
         if path is None:
-            path = self._path = self.filesystem.identities.open(self.handle)
+            path = self._path = self.filesystem.open_path(self.handle)
         return path
 
     @property
@@ -273,19 +273,28 @@ class HostNode(Node):
     @_on_host
     def rename(self, name: bytes, target: Node, target_name: bytes) -> None:
         assert isinstance(target, HostNode)
-        node = self.lookup(name)
+        filesystem = self.filesystem
+        with filesystem.lock:  # nobody finds it at neither place (HostDirectory.open_path)
+            node, replaced = self.lookup(name), target.find(target_name)
+            path = node.path()
+            os.rename(name, target_name, src_dir_fd=self.path(), dst_dir_fd=target.path())
+            if replaced is node:
+                return
+            if replaced is not None:
+                target._has_gone(target_name, replaced)
+            filesystem.node_of(path, (target.handle, target_name))
+            filesystem.identities.forget(node.handle, (self.handle, name))
+            for changed in (self, target, node):
+                changed._bumps += 1
+
+    def find(self, name: bytes) -> HostNode | None:
+        """What `lookup` gives, or None."""
         try:
-            replaced = target.lookup(target_name)
+            return self.lookup(name)
         except VfsError as error:
-            if error.code is not Code.NOENT:
-                raise
-            replaced = None
-        os.rename(name, target_name, src_dir_fd=self.path(), dst_dir_fd=target.path())
-        if replaced is not None:
-            target._has_gone(target_name, replaced)
-        self._has_gone(name, node)
-        self.filesystem.node_of(node.path(), (target.handle, target_name))
-        target._bumps += 1
+            if error.code is Code.NOENT:
+                return None
+            raise
 
     def _has_gone(self, name: bytes, node: HostNode) -> None:
         """A name is no more. Its node is closed, or the host could not reuse its storage."""

@@ -98,13 +98,22 @@ def names(node: Node, page: int = 100) -> list[bytes]:
 
 def as_ordinary_user(act: Callable[[], None]) -> None:
     """Run `act` in a child process without any privilege."""
+
+    def drop_privileges_and_act() -> None:
+        os.setgroups([])
+        os.setgid(NOBODY_UID)
+        os.setuid(NOBODY_UID)
+        act()
+
+    as_child(drop_privileges_and_act)
+
+
+def as_child(act: Callable[[], None]) -> None:
+    """Run `act` in a child process, whose identity and mounts it may change."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            os.setgroups([])
-            os.setgid(NOBODY_UID)
-            os.setuid(NOBODY_UID)
             act()
             status = 0
         finally:
