@@ -35,9 +35,7 @@ class Path(Protocol):
     pseudo_sum: int
     """Sum of the 16-bit words of both addresses, for the pseudo-header (RFC 9293 section 3.1)."""
 
-    def send_tcp(
-        self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int
-    ) -> None:
+    def send_tcp(self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int) -> None:
         """Send one TCP packet: header with options, then the text in pieces.
 
         `text_bytes` is the sum of the pieces; where it is more than `mss`, the link is asked to

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
+from io import FileIO
 from pathlib import Path
 from threading import Lock
 
@@ -17,7 +18,7 @@ from dpkt import pcap
 
 from appliance.clock import Clock, SystemClock
 from appliance.limits import FRAME_BYTES_MAX
-from appliance.netstack.link.interface import ClosableLink
+from appliance.netstack.link.interface import ClosableLink, LinkError
 from appliance.netstack.link.segmentation import wire_frames
 from appliance.netstack.wire import vnet
 from appliance.netstack.wire.errors import BadPacket
@@ -31,15 +32,15 @@ _NANOSECONDS_EXPONENT = -9
 class PcapLink:
     """`link`, with everything that passes it recorded in a new file."""
 
+    _writer: pcap.Writer | None
+
     def __init__(self, link: ClosableLink, file: Path, clock: Clock | None = None) -> None:
+        """LinkError: the file cannot be written."""
         self.vnet = link.vnet
         self.mtu = link.mtu
         self._link = link
         self._clock = clock or SystemClock()
-        self._file = file.open("wb", buffering=0)
-        self._writer: pcap.Writer | None = pcap.Writer(
-            self._file, snaplen=FRAME_BYTES_MAX, nano=True
-        )
+        self._file, self._writer = open_capture(file)
         self._lock = Lock()  # one thread reads while another one sends
 
     def receive(self) -> bytes | None:
@@ -88,6 +89,19 @@ class PcapLink:
             # A full disk ends the capture, not the service.
             log.error("capture ended error=%s", error.strerror)
             self._writer = None
+
+
+def open_capture(file: Path) -> tuple[FileIO, pcap.Writer]:
+    """A new capture file, with its header."""
+    try:
+        raw = FileIO(file, "w")
+        try:
+            return raw, pcap.Writer(raw, snaplen=FRAME_BYTES_MAX, nano=True)
+        except OSError:
+            raw.close()
+            raise
+    except OSError as error:
+        raise LinkError(f"cannot write a capture to {file}: {error.strerror}") from None
 
 
 def as_on_a_wire(frame: bytes, has_vnet_header: bool) -> list[bytes]:
