@@ -125,11 +125,9 @@ def _record(pieces: list[memoryview], size: int) -> Record:
 
 def _split(pieces: list[memoryview]) -> Record:
     """The head of a large record, copied into one piece, and the views of what follows."""
-    head: list[memoryview] = []
-    wanted = limits.RECORD_HEAD_BYTES
-    for index, piece in enumerate(pieces):
-        head.append(piece[:wanted])
-        if len(piece) > wanted:
-            return b"".join(head), [piece[wanted:], *pieces[index + 1 :]]
-        wanted -= len(piece)
-    return b"".join(head), ()
+    index, wanted = 0, limits.RECORD_HEAD_BYTES
+    while len(pieces[index]) <= wanted:
+        wanted -= len(pieces[index])
+        index += 1
+    head = b"".join((*pieces[:index], pieces[index][:wanted]))
+    return head, [pieces[index][wanted:], *pieces[index + 1 :]]

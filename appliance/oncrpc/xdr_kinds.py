@@ -25,8 +25,10 @@ PADDING: Final = (b"", bytes(3), bytes(2), bytes(1))
 class Kind(ABC):
     """One kind of XDR type."""
 
-    bytes_min: int
-    """The shortest encoding: it bounds how many elements a list of these can have."""
+    @property
+    def bytes_min(self) -> int:
+        """The shortest encoding, often a lone word: it bounds how many of these a list can have."""
+        return 4
 
     @abstractmethod
     def decode(self, code: Decoder) -> str:
@@ -44,7 +46,9 @@ class Kind(ABC):
 class Void(Kind):
     """RFC 4506 section 4.16."""
 
-    bytes_min = 0
+    @property
+    def bytes_min(self) -> int:
+        return 0
 
     def decode(self, code: Decoder) -> str:
         return "None"
@@ -61,7 +65,10 @@ class Word(Kind):
 
     def __init__(self, fmt: str) -> None:
         self.fmt = fmt
-        self.bytes_min = Struct(">" + fmt).size
+
+    @property
+    def bytes_min(self) -> int:
+        return Struct(">" + self.fmt).size
 
     def decode(self, code: Decoder) -> str:
         return code.take(self.fmt)
@@ -75,8 +82,6 @@ class Word(Kind):
 
 class Enumeration(Kind):
     """Section 4.3. A value that is not declared is an error."""
-
-    bytes_min = 4
 
     def __init__(self, enum: type[IntEnum]) -> None:
         self.enum = enum
@@ -96,8 +101,6 @@ class Enumeration(Kind):
 class Boolean(Kind):
     """Section 4.4. A value that is neither 0 nor 1 is an error."""
 
-    bytes_min = 4
-
     def decode(self, code: Decoder) -> str:
         return f"{code.constant((False, True))}[{code.take('I')}]"
 
@@ -113,8 +116,11 @@ class FixedOpaque(Kind):
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.bytes_min = size + -size % 4
         self.fmt = f"{size}s{-size % 4}x"
+
+    @property
+    def bytes_min(self) -> int:
+        return self.size + -self.size % 4
 
     def decode(self, code: Decoder) -> str:
         return code.take(self.fmt)
@@ -131,8 +137,6 @@ class FixedOpaque(Kind):
 
 class VariableOpaque(Kind):
     """Opaques and strings: sections 4.10, 4.11."""
-
-    bytes_min = 4
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -162,8 +166,6 @@ class VariableOpaque(Kind):
 class Bulk(Kind):
     """A variable opaque that is not copied: the last field of a record, decoded to the pieces in
     which it has arrived, encoded from whatever pieces there are."""
-
-    bytes_min = 4
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -224,7 +226,7 @@ class Structure(Kind):
         return fields
 
     @property
-    def bytes_min(self) -> int:  # type: ignore[override]
+    def bytes_min(self) -> int:
         return sum(kind.bytes_min for _, kind in self.fields)
 
     def decode(self, code: Decoder) -> str:
@@ -250,7 +252,7 @@ class Encodable(Kind):
         self.structure = structure
 
     @property
-    def bytes_min(self) -> int:  # type: ignore[override]
+    def bytes_min(self) -> int:
         return self.structure.bytes_min
 
     def decode(self, code: Decoder) -> str:
@@ -270,8 +272,6 @@ class Encodable(Kind):
 
 class Optional(Kind):
     """Optional data, `type *name`: section 4.19."""
-
-    bytes_min = 4
 
     def __init__(self, inner: Kind) -> None:
         self.inner = inner
@@ -307,19 +307,19 @@ class Optional(Kind):
 class Array(Kind):
     """A variable-length array, `type name<limit>`: section 4.13."""
 
-    bytes_min = 4
-
     def __init__(self, inner: Kind, limit: int) -> None:
         self.inner = inner
         self.limit = limit
 
     def decode(self, code: Decoder) -> str:
+        if not self.inner.bytes_min:
+            raise TypeError("nothing bounds an array of elements without bytes")
         count, values = code.take("I"), code.variable()
         code.flush()
         code.bound(count, self.limit)
         # Before any work is done for elements that cannot be there.
         code.emit(
-            f"if {count} * {max(4, self.inner.bytes_min)} > len(buf) - at: "
+            f"if {count} * {self.inner.bytes_min} > len(buf) - at: "
             "raise XdrError('truncated array')"
         )
         code.emit(f"{values} = []")
@@ -349,7 +349,7 @@ class FixedArray(Kind):
         self.count = count
 
     @property
-    def bytes_min(self) -> int:  # type: ignore[override]
+    def bytes_min(self) -> int:
         return self.count * self.inner.bytes_min
 
     def decode(self, code: Decoder) -> str:
@@ -372,8 +372,6 @@ class FixedArray(Kind):
 
 class LinkedList(Kind):
     """A list made of optional data, `struct { type item; list *next; }`: a Python list."""
-
-    bytes_min = 4
 
     def __init__(self, inner: Kind, limit: int) -> None:
         self.inner = inner
@@ -404,8 +402,6 @@ class LinkedList(Kind):
 
 class Union(Kind):
     """A discriminated union: section 4.15. Each arm is a struct of its own, with its tag."""
-
-    bytes_min = 4
 
     def __init__(self, arms: Sequence[Any]) -> None:
         self.arms = arms

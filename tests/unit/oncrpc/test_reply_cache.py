@@ -215,6 +215,16 @@ def test_calls_in_progress_are_never_forgotten() -> None:
     assert cache.begin(xid=0) == [b"at last"]
 
 
+def test_calls_in_progress_may_be_more_than_replies_are_kept() -> None:
+    cache = Cache()
+    number = limits.REPLIES_KEPT_OF_CLIENT_MAX + 5
+    entries = [cache.first(xid) for xid in range(number)]
+    assert len(cache.cache) == number
+    for entry in entries:
+        cache.cache.done(entry, [b"reply"])
+    assert len(cache.cache) == limits.REPLIES_KEPT_OF_CLIENT_MAX
+
+
 def test_a_call_that_was_replaced_leaves_the_new_one_alone() -> None:
     """The same xid for something else, while the first is still in progress."""
     cache = Cache()

@@ -197,6 +197,17 @@ def test_a_bug_is_told_once_and_answered_every_time(
     assert "ZeroDivisionError" in caplog.text
 
 
+def test_every_call_can_be_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "rumpnfsd"):
+        world = World()
+        world.ask(client.call(counter2, 1, xid=0xABC))
+        world.ask(client.header(500000, 2, 2, xid=0xABD))
+    value, reason, increment = caplog.messages
+    assert value == "<counter2 VALUE xid=abc from 10.0.0.9:700> -> 32 bytes "
+    assert reason.startswith("<counter2 INCREMENT xid=abd from 10.0.0.9:700>: ")
+    assert increment.endswith(" -> 28 bytes rpc.garbage_args")
+
+
 def test_what_is_no_call_is_dropped_and_counted(world: World) -> None:
     transport, session = world.connect()
     session.text_arrived([record(b""), record(b"abcd"), record(client.call(counter2, 1)[:30])])
@@ -348,11 +359,26 @@ def test_a_transport_that_delivers_while_it_is_resumed_keeps_the_order(world: Wo
     assert [reply.value(uint32) for reply in transport.replies()] == list(range(1, number + 4))
 
 
-def test_calls_served_while_they_are_taken_are_answered_in_order(world: World) -> None:
+@pytest.fixture
+def inline() -> RpcWorld:
     """A service may run its calls in `submit`."""
     inline = RpcWorld(SystemClock())
-    counter = Counter()
-    inline.registry.add(counter2, counter, lambda call: call.finish(call.run()), port=2049)
+    inline.registry.add(counter2, Counter(), lambda call: call.finish(call.run()), port=2049)
+    return inline
+
+
+def test_calls_that_waited_are_served_while_they_are_taken(inline: RpcWorld) -> None:
+    transport, session = inline.connect()
+    transport.unsent_bytes = limits.UNSENT_REPLY_BYTES_MAX + 1
+    session.text_arrived([record(client.call(counter2, 2, 1)) for _ in range(3)])
+    assert transport.paused and not transport.sent
+    transport.unsent_bytes = 0
+    session.room_again()
+    assert [reply.value(uint32) for reply in transport.replies()] == [1, 2, 3]
+    assert not transport.paused
+
+
+def test_calls_served_while_they_are_taken_are_answered_in_order(inline: RpcWorld) -> None:
     transport, session = inline.connect()
     number = 3 * limits.CALLS_IN_PROGRESS_MAX
     session.text_arrived([record(client.call(counter2, 2, 1)) for _ in range(number)])
@@ -458,6 +484,15 @@ def test_a_client_that_reconnects_from_elsewhere_is_known_if_its_reply_was_lost(
 
 def test_another_program_with_the_same_xid_is_served(world: World) -> None:
     assert reconnect(world, 701, unsent_bytes=0) == 2
+
+
+def test_a_datagram_from_another_port_is_from_another_program(world: World) -> None:
+    call = client.call(counter2, 2, 1)
+    for port, value in ((700, 1), (700, 1), (701, 2)):
+        transport = Loopback("udp", peer=Endpoint("10.0.0.9", port))
+        world.server.datagram(transport, call)
+        world.serve()
+        assert transport.replies()[0].value(uint32) == value
 
 
 def test_a_call_whose_connection_broke_is_answered_on_the_next(world: World) -> None:

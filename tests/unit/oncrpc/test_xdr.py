@@ -90,13 +90,15 @@ class everything:
     several: Annotated[list[point], Max(3)]
     always_two: Annotated[list[uint32], Size(2)]
     chained: Annotated[list[uint32], Chain]
-    short_chain: Annotated[list[uint32], Chain, Max(2)]
+    short_chain: Annotated[list[point | Encoded], Chain, Max(2)]
+    pairs: list[Annotated[list[point], Size(2)]]
     either: in_red | in_blue
     empty: nothing_at_all
     given: point | Encoded
     given_perhaps: point | Encoded | None
     given_chain: Annotated[list[point | Encoded], Chain]
     unbounded: list[opaque]
+    given_array: list[point | Encoded]
 
 
 @struct
@@ -247,6 +249,7 @@ def test_ready_made_structs_are_emitted_as_they_are() -> None:
     assert perhaps.encode(wire) == perhaps.encode(point(1, 2))
     assert perhaps.decode(perhaps.encode(None)[0]) is None
     assert codec(point | Encoded).decode(wire) == point(1, 2)
+    assert codec(nothing_at_all | Encoded).encode(nothing_at_all()) == [b""]
     array = codec(list[point | Encoded])
     assert array.encode([wire, wire]) == [hexes("00000002") + wire + wire]
 
@@ -336,7 +339,15 @@ class not_xdr:
 
 @pytest.mark.parametrize(
     "kind",
-    [bulk_then_more, bulk | None, list[bulk], bulk_in_an_arm | in_blue, not_xdr, dict[str, int]],
+    [
+        bulk_then_more,
+        bulk | None,
+        list[bulk],
+        bulk_in_an_arm | in_blue,
+        list[nothing_at_all],
+        not_xdr,
+        dict[str, int],
+    ],
 )
 def test_a_declaration_that_cannot_be_is_refused(kind: Any) -> None:
     with pytest.raises(TypeError):
