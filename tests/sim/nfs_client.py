@@ -126,9 +126,9 @@ class NfsClient:
 
     def write(
         self, file: bytes, data: bytes, offset: int = 0, stable: stable_how = stable_how.FILE_SYNC
-    ) -> nfs.WRITE3resok:
-        done: nfs.WRITE3resok = self(nfs.WRITE3args(file, offset, len(data), stable, [data]))
-        return done
+    ) -> Any:
+        """One WRITE: its WRITE3resok."""
+        return self(nfs.WRITE3args(file, offset, len(data), stable, [data]))
 
     def read(self, file: bytes, offset: int = 0, count: int = 1 << 20) -> bytes:
         """One READ."""
@@ -144,8 +144,8 @@ class NfsClient:
                 return
             cookie, verifier = page.reply.entries[-1].cookie, page.cookieverf
 
-    def listing_plus(self, directory: bytes, maxcount: int = 8192) -> Iterator[nfs.entryplus3]:
-        """All entries with their attributes, by as many READDIRPLUSes as it takes."""
+    def listing_plus(self, directory: bytes, maxcount: int = 8192) -> Iterator[Any]:
+        """All entries (entryplus3), by as many READDIRPLUSes as it takes."""
         cookie, verifier = 0, bytes(nfs.NFS3_COOKIEVERFSIZE)
         while True:
             args = nfs.READDIRPLUS3args(directory, cookie, verifier, maxcount, maxcount)
