@@ -142,20 +142,17 @@ class FileDevice:
         return bytes(buffer)
 
     def readinto(self, offset: int, views: Sequence[WritableBuffer]) -> None:
-        for first in range(0, len(views), _IOV_MAX):
-            some = views[first : first + _IOV_MAX]
-            wanted = _bytes_of(some)
-            _check_range(self, offset, wanted)
-            done = self._read_cached(offset, some)
-            if done < wanted:
-                self._about_to_wait()
-                self._read_waiting(offset + done, _after(some, done))
-            offset += wanted
+        wanted = _bytes_of(views)
+        _check_range(self, offset, wanted)
+        done = self._read_cached(offset, views)
+        if done < wanted:
+            self._about_to_wait()
+            self._read_waiting(offset + done, _after(views, done))
 
     def _read_cached(self, offset: int, views: Sequence[WritableBuffer]) -> int:
         """Read what the host has at hand; how much it was."""
         try:
-            return os.preadv(self._fd, views, offset, self._nowait)
+            return os.preadv(self._fd, views[:_IOV_MAX], offset, self._nowait)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -169,7 +166,7 @@ class FileDevice:
     def _read_waiting(self, offset: int, views: list[memoryview]) -> None:
         while views:
             try:
-                done = os.preadv(self._fd, views, offset)
+                done = os.preadv(self._fd, views[:_IOV_MAX], offset)
             except OSError as error:
                 raise VfsError(Code.IO, f"{self.path}: {error.strerror}") from None
             if done == 0:

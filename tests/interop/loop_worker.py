@@ -1,7 +1,7 @@
 """What the kernel says about an image, and images that the kernel has written to.
 
-Run in a mount namespace of its own (`run_worker` does that), so that nobody else sees the mount, and
-nothing stays behind: with the last process the mount goes, and with the mount its loop device.
+Run in a mount namespace of its own (`run_worker` does that), so that nobody else sees the mount,
+and nothing stays behind: with the last process the mount goes, and with it its loop device.
 
     python loop_worker.py OPTIONS IMAGE MOUNTPOINT ACTION [ARGUMENT]
 """

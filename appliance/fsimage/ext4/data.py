@@ -21,18 +21,24 @@ def read(
 ) -> list[Buffer]:
     """`count` bytes from `offset` of a file that is at least so long."""
     end = offset + count
-    last = end - 1 >> block_bits
     buffers: list[Buffer] = []
-    for extent in block_map.extents(offset >> block_bits, last + 1):
-        start = max(offset, extent.logical << block_bits)
-        length = min(end, extent.end << block_bits) - start
+    while offset < end:
+        extent = block_map.find(offset >> block_bits)
+        at = (extent.physical - extent.logical << block_bits) + offset
+        stop = extent.end << block_bits
+        while stop < end:
+            following = block_map.find(stop >> block_bits)
+            if not following.continues(extent):
+                break
+            extent, stop = following, following.end << block_bits
+        stop = min(stop, end)
         if extent.physical and extent.written:
-            at = (extent.physical << block_bits) + start - (extent.logical << block_bits)
-            buffer = bytearray(length)
+            buffer = bytearray(stop - offset)
             device.readinto(at, (buffer,))
             buffers.append(buffer)
         else:
-            _append_zeros(buffers, length)
+            _append_zeros(buffers, stop - offset)
+        offset = stop
     return buffers
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import struct
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,22 +82,17 @@ class Leaf:
     def __len__(self) -> int:
         return len(self.extents) + 1
 
-    def pieces(self, first: int, end: int) -> Iterator[Extent]:
-        """The extents, and the holes between them, from block `first` to `end`."""
-        at = max(0, bisect_right(self.starts, first) - 1)
-        while first < end:
-            extent = self.extents[at] if at < len(self.extents) else None
-            if extent is None:
-                piece = Extent(first, end - first, 0)
-            elif extent.logical > first:
-                piece = Extent(first, min(end, extent.logical) - first, 0)
-            else:
-                at += 1
-                if extent.end <= first:
-                    continue
-                piece = extent.part(first, end)
-            yield piece
-            first = piece.end
+    def find(self, logical: int) -> Extent:
+        """The extent that covers block `logical`, or the hole around it."""
+        at = bisect_right(self.starts, logical)
+        first = self.first
+        if at:
+            extent = self.extents[at - 1]
+            first = extent.logical + extent.count
+            if logical < first:
+                return extent
+        end = self.starts[at] if at < len(self.starts) else self.end
+        return Extent(first, end - first, 0)
 
 
 class BlockMap(ABC):
@@ -108,19 +102,22 @@ class BlockMap(ABC):
     def leaf(self, logical: int) -> Leaf:
         """The leaf that covers block `logical`."""
 
+    def find(self, logical: int) -> Extent:
+        """The extent that covers block `logical`, or the hole around it (which may go on behind its
+        end)."""
+        return self.leaf(logical).find(logical)
+
     def extents(self, first: int, end: int) -> list[Extent]:
         """What is at the logical blocks `first` to `end`: extents and holes, without a gap, cut
         to that range; what is contiguous is one."""
         found: list[Extent] = []
         while first < end:
-            leaf = self.leaf(first)
-            stop = min(end, leaf.end)
-            for piece in leaf.pieces(first, stop):
-                if found and piece.continues(found[-1]):
-                    found[-1].count += piece.count
-                else:
-                    found.append(piece)
-            first = stop
+            piece = self.find(first).part(first, end)
+            if found and piece.continues(found[-1]):
+                found[-1].count += piece.count
+            else:
+                found.append(piece)
+            first = piece.end
         return found
 
 

@@ -17,8 +17,6 @@ _SECOND: Final = 1_000_000_000
 _SIGN: Final = 0x8000_0000
 _MASK64: Final = (1 << 64) - 1
 
-_EXTRA_FIELDS_END: Final = ext4_inode.SIZE - layout.GOOD_OLD_INODE_SIZE
-
 
 class Inode:
     """An inode as it is on disk: its fields in `disk`, and in `body` what comes after them."""
@@ -66,14 +64,15 @@ def read_any(volume: Volume, number: int) -> Inode:
 
 def _decode(volume: Volume, number: int, raw: bytes) -> Inode:
     """The inode in `raw`, not yet checked."""
-    known = raw[: ext4_inode.SIZE]
-    body = b""
-    if len(raw) > layout.GOOD_OLD_INODE_SIZE:
-        # Fields beyond i_extra_isize are not there: their place belongs to the attributes.
-        end = layout.GOOD_OLD_INODE_SIZE + int.from_bytes(raw[0x80:0x82], "little")
+    if len(raw) == layout.GOOD_OLD_INODE_SIZE:
+        disk, body = ext4_inode.decode(raw.ljust(ext4_inode.SIZE, b"\0")), b""
+    else:
+        disk = ext4_inode.decode(raw)
+        end = layout.GOOD_OLD_INODE_SIZE + disk.i_extra_isize
+        if end < ext4_inode.SIZE:
+            # The fields behind are not there: their place belongs to the attributes.
+            disk = ext4_inode.decode(raw[:end].ljust(ext4_inode.SIZE, b"\0"))
         body = raw[end:]
-        known = known[:end]
-    disk = ext4_inode.decode(known.ljust(ext4_inode.SIZE, b"\0"))
     size = disk.i_size_lo
     if disk.i_mode >> 12 != FileType.DIRECTORY or (
         volume.superblock.disk.s_feature_incompat & layout.INCOMPAT_LARGEDIR

@@ -170,10 +170,10 @@ class Ring:
 
     def physical(self, position: int) -> int:
         """Where on the device a block of the ring is."""
-        extent = self._map.extents(position, position + 1)[0]
+        extent = self._map.find(position)
         if not extent.physical:
             raise _refused(f"it has a hole at block {position}")
-        return extent.physical
+        return extent.physical + position - extent.logical
 
     def block(self, position: int) -> bytes:
         """A block of the ring."""

@@ -24,8 +24,9 @@ LARGE = 1 << 30
 LARGE_TAIL = 2 << 20
 
 
-def run(command: Sequence[str | Path], **more: Any) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **more)
+def run(command: Sequence[str | Path], said: str = "") -> str:
+    """What a command prints; it has to succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, input=said)
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -40,7 +41,7 @@ def make_image(path: Path, size: str, *options: str, tree: Path | None = None) -
 
 def debugfs(image: Path, *commands: str) -> str:
     """Run commands of debugfs that may change the image."""
-    return run(["debugfs", "-w", "-f", "-", image], input="\n".join(commands) + "\n")
+    return run(["debugfs", "-w", "-f", "-", image], said="\n".join(commands) + "\n")
 
 
 def e2fsck(image: Path) -> None:
