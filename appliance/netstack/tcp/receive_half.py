@@ -198,8 +198,6 @@ class ReceiveHalf:
             if seq + len(text) > self.nxt:
                 self._append(text[self.nxt - seq :])
         del queue[:reached]
-        if reached:
-            self.acks_owed = max(self.acks_owed, 1)  # a hole was filled (RFC 5681 section 4.2)
 
     def _keep(self, seq: int, text: memoryview) -> bool:
         """Out of order: keep what nobody has sent before (R3)."""

@@ -76,13 +76,13 @@ def arrives_in_syn_sent(c: Connection, seg: Segment, now: Instant) -> None:
         c.mark()
         return
     acknowledged(c, seg.ack, now)
-    c.rcv.acks_owed = 1
     if not c.established(now):
         raise Drop("tcp.refused")
     seg.seq += 1
     seg.flags ^= SYN
     process_text(c, seg)
     check_fin(c, seg, now)
+    c.rcv.acks_owed = 1
     c.deliver()
 
 
@@ -294,12 +294,13 @@ def process_text(c: Connection, seg: Segment) -> None:
         c.counters["tcp.text_beyond_window"] += 1
         seg.flags &= ~FIN  # it is not reached
         text = text[: max(len(text) - beyond, 0)]
-    in_order = seg.seq <= rcv.nxt
+    # A hole, its filling, and what does not fit are reported at once (RFC 5681 section 4.2).
+    at_once = beyond > 0 or seg.seq > rcv.nxt or bool(rcv.out_of_order)
     if seg.seq + len(text) > rcv.nxt and not rcv.accept(seg.seq, text):
         c.counters["tcp.no_room"] += 1
         seg.flags &= ~FIN
-        in_order = False
-    if not in_order or beyond > 0 or rcv.out_of_order:
+        at_once = True
+    if at_once:
         rcv.acks_owed += 1
     c.mark()
 
