@@ -50,6 +50,7 @@ from typing import (
     get_type_hints,
 )
 
+from appliance.oncrpc import xdr_composed as composed
 from appliance.oncrpc import xdr_kinds as kinds
 from appliance.oncrpc.xdr_compiler import UNLIMITED, Decoder, Encoder, XdrError
 from appliance.oncrpc.xdr_kinds import Buffer, Read, Write
@@ -195,7 +196,7 @@ class Codec(Generic[T]):
     @cached_property
     def fields(self) -> list[tuple[str, kinds.Kind]]:
         """Of a struct: the names and kinds of its fields."""
-        assert isinstance(self.kind, kinds.Structure)
+        assert isinstance(self.kind, composed.Structure)
         hints = get_type_hints(self.kind.cls, include_extras=True)
         return [(field.name, kind_of(hints[field.name])) for field in fields(self.kind.cls)]
 
@@ -212,7 +213,7 @@ def kind_of(annotation: Any) -> kinds.Kind:
     if origin is Annotated:
         return _annotated_kind(args[0], args[1:])
     if origin is list:
-        return kinds.Array(kind_of(args[0]), UNLIMITED)
+        return composed.Array(kind_of(args[0]), UNLIMITED)
     if origin in (UnionType, Union):
         return _union_kind(args)
     if annotation is None or annotation is NoneType:
@@ -222,7 +223,7 @@ def kind_of(annotation: Any) -> kinds.Kind:
     if isinstance(annotation, type) and issubclass(annotation, IntEnum):
         return kinds.Enumeration(annotation)
     if hasattr(annotation, "__xdr__"):
-        return kinds.Structure(annotation)
+        return composed.Structure(annotation)
     raise TypeError(f"not an XDR type: {annotation!r}")
 
 
@@ -232,8 +233,8 @@ def _annotated_kind(base: Any, marks: Sequence[object]) -> kinds.Kind:
         inner = kind_of(get_args(base)[0])
         for mark in marks:
             if isinstance(mark, Size):
-                return kinds.FixedArray(inner, mark.count)
-        return (kinds.LinkedList if Chain in marks else kinds.Array)(inner, limit)
+                return composed.FixedArray(inner, mark.count)
+        return (composed.LinkedList if Chain in marks else composed.Array)(inner, limit)
     match marks[-1]:  # an alias may be narrowed: Annotated[opaque, Opaque(max=9)]
         case Integer(fmt):
             return kinds.Word(fmt)
@@ -249,11 +250,11 @@ def _annotated_kind(base: Any, marks: Sequence[object]) -> kinds.Kind:
 
 def _union_kind(args: Sequence[Any]) -> kinds.Kind:
     if NoneType in args:
-        return kinds.Optional(_union_kind([arg for arg in args if arg is not NoneType]))
+        return composed.Optional(_union_kind([arg for arg in args if arg is not NoneType]))
     if Encoded in args:
-        (structure,) = (kinds.Structure(arg) for arg in args if arg is not Encoded)
-        return kinds.Encodable(structure)
-    return kinds.Union(args) if len(args) > 1 else kind_of(args[0])
+        (structure,) = (composed.Structure(arg) for arg in args if arg is not Encoded)
+        return composed.Encodable(structure)
+    return composed.Union(args) if len(args) > 1 else kind_of(args[0])
 
 
 @dataclass_transform(frozen_default=True)
@@ -264,7 +265,7 @@ def struct(cls: type[T]) -> type[T]:
         setattr(cls, name, method)
     cls.__doc__ = cls.__doc__ or cls.__name__  # or dataclass makes one, slowly
     made: Any = dataclass(slots=True, repr=False, eq=False)(cls)
-    made.__xdr__ = Codec(cls.__name__, kinds.Structure(made))
+    made.__xdr__ = Codec(cls.__name__, composed.Structure(made))
     return made  # type: ignore[no-any-return]
 
 

@@ -1,8 +1,9 @@
 """How XDR types become code: the source of one function, as the kinds of types write it.
 
-A type is walked once. Each kind (xdr_kinds.py) adds its lines to a Source; nested structs are
-inlined, and words that lie side by side, also across the borders of nested structs, are gathered
-in `run` and become one struct call. Two rules keep order, and no kind thinks of its neighbours:
+A type is walked once. Each kind (xdr_kinds.py, xdr_composed.py) adds its lines to a Source; nested
+structs are inlined, and words that lie side by side, also across the borders of nested structs,
+are gathered in `run` and become one struct call. Two rules keep order, and no kind thinks of its
+neighbours:
 
 1. `emit` writes out the run first, so a line never comes before the words in front of it.
 2. Where the code branches, the run goes into every branch and joins what begins there.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Barrier
 
 from appliance import limits
 from appliance.clock import SECOND, Instant
@@ -77,6 +79,19 @@ def test_a_duplicate_of_an_answered_call_gets_the_same_reply() -> None:
     cache.answered()
     assert cache.begin() == [b"reply"]
     assert cache.begin() == [b"reply"]
+
+
+def test_of_many_threads_one_runs_the_call() -> None:
+    cache, together = Cache(), Barrier(4)
+
+    def ask(xid: int) -> object:
+        together.wait(timeout=10)
+        return cache.begin(xid)
+
+    with ThreadPoolExecutor(4) as pool:
+        for xid in range(50):
+            found = list(pool.map(ask, [xid] * 4))
+            assert sum(isinstance(entry, Entry) for entry in found) == 1
 
 
 def test_another_xid_is_another_call() -> None:

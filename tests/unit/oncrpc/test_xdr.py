@@ -152,7 +152,7 @@ def test_every_kind_in_one_struct_survives(value: everything) -> None:
 
 
 @pytest.mark.parametrize("declared", DECLARED, ids=lambda declared: declared.name)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(data=st.data())
 def test_every_declared_type_survives(declared: Codec[Any], data: st.DataObject) -> None:
     value = data.draw(values(declared.kind))
@@ -164,7 +164,7 @@ def test_every_declared_type_survives(declared: Codec[Any], data: st.DataObject)
 
 
 @pytest.mark.parametrize("declared", DECLARED, ids=lambda declared: declared.name)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(data=st.data())
 def test_no_input_escapes_xdr_error(declared: Codec[Any], data: st.DataObject) -> None:
     wire = bytearray(b"".join(declared.encode(data.draw(values(declared.kind)))))

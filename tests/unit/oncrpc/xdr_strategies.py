@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from appliance.oncrpc import xdr_composed as composed
 from appliance.oncrpc import xdr_kinds as kinds
 from appliance.oncrpc.xdr import Codec
 
@@ -35,7 +36,7 @@ def values(kind: kinds.Kind) -> st.SearchStrategy[Any]:
             return st.binary(max_size=min(limit, 30))
         case kinds.Bulk():
             return st.lists(st.binary(max_size=9), max_size=3)
-        case kinds.Structure(cls=cls, fields=fields):
+        case composed.Structure(cls=cls, fields=fields):
             return st.builds(cls, *(values(field) for _, field in fields))
         case _:
             return composed_values(kind)
@@ -44,15 +45,17 @@ def values(kind: kinds.Kind) -> st.SearchStrategy[Any]:
 def composed_values(kind: kinds.Kind) -> st.SearchStrategy[Any]:
     """Of kinds that are made of others."""
     match kind:
-        case kinds.Encodable(structure=structure):
+        case composed.Encodable(structure=structure):
             return values(structure)
-        case kinds.Optional(inner=inner):
+        case composed.Optional(inner=inner):
             return st.none() | values(inner)
-        case kinds.FixedArray(inner=inner, count=count):
+        case composed.FixedArray(inner=inner, count=count):
             return st.lists(values(inner), min_size=count, max_size=count)
-        case kinds.Array(inner=inner, limit=limit) | kinds.LinkedList(inner=inner, limit=limit):
+        case (
+            composed.Array(inner=inner, limit=limit) | composed.LinkedList(inner=inner, limit=limit)
+        ):
             return st.lists(values(inner), max_size=min(limit, 4))
-        case kinds.Union(arms=arms):
+        case composed.Union(arms=arms):
             return st.one_of([values(arm.__xdr__.kind) for arm in arms])
         case _:
             raise AssertionError(kind)
