@@ -157,17 +157,20 @@ class HostNode(Node):
 
     @_on_host
     def commit(self) -> None:
-        status = os.fstat(self.path())
-        if stat.S_ISREG(status.st_mode):
-            data = self._writer
-            if data is None:
-                data = self._reading()
-        elif stat.S_ISDIR(status.st_mode):
-            data = syscalls.open_at(self.path(), b".", _LISTING)
-        else:
+        path = self.path()
+        kind = stat.S_IFMT(os.fstat(path).st_mode)
+        filesystem = self.filesystem
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):
             return  # nothing but a name and attributes: durable with its directory
-        self.filesystem.about_to_wait()
-        os.fsync(data)
+        filesystem.about_to_wait()
+        writer = self._writer
+        try:
+            if kind == stat.S_IFDIR:
+                os.fsync(syscalls.open_at(path, b".", _LISTING))
+            else:
+                os.fsync(self._reading() if writer is None else writer)
+        except PermissionError:  # not readable by us: then with everything else
+            filesystem.commit()
         self._writer = None
 
     # Content.
@@ -239,13 +242,14 @@ class HostNode(Node):
     @_on_host
     def create(self, name: bytes, new: NewNode) -> HostNode:
         directory = self.path()
-        made = _make(directory, name, new)
+        made, writer = _make(directory, name, new)
         try:
             _give_to(made, new)
             node = self.filesystem.node_of(made, (self.handle, name))
         except (OSError, VfsError):
             _unmake(directory, name, new)
             raise
+        node._writer = writer
         self._bumps += 1
         return node
 
@@ -340,14 +344,14 @@ def _attributes(status: os.stat_result, bumps: int) -> Attributes:
     )
 
 
-def _make(directory: Descriptor, name: bytes, new: NewNode) -> Descriptor:
-    """Make it, accessible to nobody else yet, and open it."""
+def _make(directory: Descriptor, name: bytes, new: NewNode) -> tuple[Descriptor, Descriptor | None]:
+    """Make it, accessible to nobody else yet, and open it; a file also for writing, which a mode
+    that it gets later may forbid."""
     match new.type:
         case FileType.REGULAR:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            return syscalls.reopen(
-                syscalls.open_at(directory, name, flags, _ONLY_FOR_US & 0o600), os.O_PATH
-            )
+            writer = syscalls.open_at(directory, name, flags, _ONLY_FOR_US & 0o600)
+            return syscalls.reopen(writer, os.O_PATH), writer
         case FileType.DIRECTORY:
             os.mkdir(name, _ONLY_FOR_US, dir_fd=directory)
         case FileType.SYMLINK:
@@ -364,7 +368,7 @@ def _make(directory: Descriptor, name: bytes, new: NewNode) -> Descriptor:
     )
     if not is_ours:  # it must not be given away: it is not what we have made
         raise VfsError(Code.STALE, "replaced on the host meanwhile")
-    return made
+    return made, None
 
 
 def _give_to(made: Descriptor, new: NewNode) -> None:

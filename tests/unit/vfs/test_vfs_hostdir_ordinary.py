@@ -125,3 +125,18 @@ def test_a_file_that_may_only_be_written_is_written(top: Path) -> None:
         refused(Code.ACCES, lambda: me.read(file, 0, 1))
 
     as_ordinary_user(act)
+
+
+def test_a_file_without_any_permission_is_written_and_committed(top: Path) -> None:
+    """An exclusive create makes such a file, and sets its mode afterwards."""
+
+    def act() -> None:
+        host = HostDirectory(top)
+        file = me.create_exclusive(host.root(), b"file", bytes(8))
+        assert me.write(file, 0, [b"x"]) == 1
+        me.commit(file)
+        me.commit(file)
+        me.set_attributes(file, mode(0o600))
+        assert content(file) == b"x"
+
+    as_ordinary_user(act)
