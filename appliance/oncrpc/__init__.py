@@ -1,7 +1,7 @@
 """ONC RPC (RFC 5531) over any transport: bytes in, bytes out.
 
 xdr.py          RFC 4506: types declared once, as classes, and compiled to straight-line code
-                (xdr_compiler.py the source of a function, xdr_kinds.py and xdr_composed.py its lines)
+                (by xdr_compiler.py; what each kind of type becomes: xdr_kinds.py, xdr_composed.py)
 message.py      rpc_msg, call_body, reply_body
 record.py       record marking (RFC 5531 section 11)
 auth.py         AUTH_NONE, AUTH_SYS
