@@ -37,6 +37,7 @@ _FTYPE: Final = {
 }
 
 _FATTR3: Final = Struct(">5I2Q2I2Q6I")
+FATTR3_BYTES: Final = _FATTR3.size
 _SIZE: Final = slice(20, 28)
 _MTIME_CTIME: Final = slice(68, 84)
 _CTIME: Final = slice(76, 84)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import Any, Final
 
-from appliance.nfsd.v3.attributes import ABSENT, PRESENT, encoded, post_op
+from appliance.nfsd.v3.attributes import ABSENT, FATTR3_BYTES, PRESENT, encoded, post_op
 from appliance.nfsd.v3.call import NfsCall, NfsError
 from appliance.nfsd.v3.protocol import NFS3_COOKIEVERFSIZE, nfsstat3
 from appliance.oncrpc.auth import AuthError
@@ -125,7 +125,7 @@ class _Tails:
     def __init__(self, call: NfsCall[Any]) -> None:
         self._call = call
         self._filesystem = call.grant.filesystem
-        self._prefixes: dict[int, tuple[bytes, bytes]] = {}
+        self._frames: dict[int, tuple[bytes, bytes, int]] = {}
 
     def of(self, node: Node | None) -> tuple[_Piece, int]:
         """The pieces of the encoding, and how long they are together."""
@@ -138,20 +138,18 @@ class _Tails:
         except VfsError:
             return _NOTHING
         handle = node.handle
-        prefix, padding = self._prefixes.get(len(handle)) or self._prefix(len(handle))
+        prefix, padding, size = self._frames.get(len(handle)) or self._frame(len(handle))
         wire = attributes.wire or encoded(attributes, self._filesystem.fsid)
-        return (
-            (PRESENT, wire, prefix, handle, padding),
-            _WORD + len(wire) + len(prefix) + len(handle) + len(padding),
-        )
+        return (PRESENT, wire, prefix, handle, padding), size
 
-    def _prefix(self, length: int) -> tuple[bytes, bytes]:
-        """What comes before and after a node's handle of this length."""
+    def _frame(self, length: int) -> tuple[bytes, bytes, int]:
+        """What comes before and after a node's handle of this length, and how long the whole is."""
         head = self._call.grant.head
-        length += len(head)
-        made = PRESENT + _LENGTH.pack(length) + head, bytes(-length % _WORD)
-        self._prefixes[length - len(head)] = made
-        return made
+        total = len(head) + length
+        prefix, padding = PRESENT + _LENGTH.pack(total) + head, bytes(-total % _WORD)
+        size = _WORD + FATTR3_BYTES + len(prefix) + length + len(padding)
+        self._frames[length] = prefix, padding, size
+        return self._frames[length]
 
     def _elsewhere(self, node: Node) -> tuple[_Piece, int]:
         """Of the root of a file system that is mounted here."""
