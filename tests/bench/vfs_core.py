@@ -1,4 +1,4 @@
-"""How fast is the file system layer? Microseconds each, best of some rounds; run it as a script.
+"""How fast is the file system layer? Microseconds of processor time, best of some rounds; a script.
 
     python -m tests.bench.vfs_core [DIRECTORY]          (DIRECTORY: where to put a host directory)
 
@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
-from time import perf_counter
+from time import process_time
 
 from appliance.clock import SystemClock
 from appliance.limits import KiB, MiB
@@ -79,15 +79,15 @@ def lines(filesystem: FileSystem) -> Iterator[Line]:
 def microseconds(run: Callable[[], object]) -> float:
     """The best of some rounds."""
     run()
-    begin = perf_counter()
+    begin = process_time()
     run()
-    repetitions = max(1, int(ROUND_SECONDS / max(perf_counter() - begin, 1e-7)))
+    repetitions = max(1, int(ROUND_SECONDS / max(process_time() - begin, 1e-7)))
     best = float("inf")
     for _ in range(ROUNDS):
-        begin = perf_counter()
+        begin = process_time()
         for _ in range(repetitions):
             run()
-        best = min(best, (perf_counter() - begin) / repetitions)
+        best = min(best, (process_time() - begin) / repetitions)
     return best * 1e6
 
 

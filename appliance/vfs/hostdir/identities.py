@@ -41,8 +41,8 @@ from appliance.vfs.hostdir.syscalls import Descriptor, Identity
 from appliance.vfs.interface import AboutToWait
 
 _SEAL_BYTES: Final = 6
-"""A guess is right once in 2^48 calls: centuries at a million calls a second in one direction, and
-the rest of the handle has room for the longest one in use, that of overlayfs (36 bytes)."""
+"""A guess is right once in 2^48 calls, which is nine years at a million calls a second; and the
+rest of the handle has room for the longest one in use, that of overlayfs (36 bytes)."""
 
 _TYPE_BYTES: Final = 1
 _KERNEL_HANDLE_BYTES_MAX: Final = limits.NODE_HANDLE_BYTES_MAX - _TYPE_BYTES - _SEAL_BYTES
