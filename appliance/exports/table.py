@@ -58,10 +58,11 @@ class ExportTable:
 
     @classmethod
     def everything(cls, resolver: Resolver) -> ExportTable:
-        """What holds when there is no exports file: / for everybody, with all rights."""
+        """What holds when there is no exports file: / for everybody, with all rights, and
+        everything that is mounted below."""
         access = Access(read_only=False, squash=SquashRules(root_squash=False))
         rules = ((AUTH_SYS, access), (AUTH_NONE, access))
-        return cls([Export(b"/", EVERYBODY, Options(rules, secure=False))], resolver)
+        return cls([Export(b"/", EVERYBODY, Options(rules, secure=False, crossmnt=True))], resolver)
 
     def find(self, path: bytes, client_address: bytes) -> Export | None:
         """How a client may use `path`, as a MOUNT call names it: by the export with the longest

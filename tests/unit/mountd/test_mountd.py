@@ -148,6 +148,7 @@ def test_an_export_for_flavors_that_are_not_served_is_refused() -> None:
 def test_without_an_exports_file_everything_can_be_mounted() -> None:
     client = served().client(port=40000)
     assert client.mount(b"/private")
+    assert client.lookup(client.mount(b"/export"), b"disk") == client.mount(b"/export/disk")
     assert refusal(client, b"/nothing") == "NOENT"
 
 
