@@ -193,7 +193,7 @@ def test_a_peer_behind_a_cut_wire_is_given_up() -> None:
         (QUIET, 0.03),
         (replace(QUIET, delay=25 * MILLISECOND), 0.6),
         (replace(QUIET, loss=0.01), 3.0),
-        (NARROW, 3.0),
+        (NARROW, 2.0),
     ],
 )
 def test_it_is_not_slow(conditions: Conditions, seconds: float) -> None:

@@ -85,4 +85,6 @@ class NewReno:
         self.window = min(self.window, initial_window(self.mss))
 
     def _half(self, flight: int) -> int:
-        return max(flight // 2, 2 * self.mss)
+        """RFC 5681 equation (4). What limited transmit and recovery sent beyond the window does not
+        count: it was there because of the loss."""
+        return max(min(flight, self.window) // 2, 2 * self.mss)

@@ -221,9 +221,8 @@ class Connection:
         snd = self.snd
         if snd.fin is not None or self.closing or self.state is State.CLOSED:
             return
-        for buffer in buffers:
-            snd.queue(buffer)
-        if snd.end - snd.una > TCP_SEND_ROOM_BYTES:
+        snd.queue(buffers)
+        if snd.end - snd.una > TCP_SEND_ROOM_BYTES:  # (the SYN may count, too: it is a hint)
             self.crowded = True
         if not self.marked:
             self.mark()
@@ -408,7 +407,7 @@ class Connection:
 
     def ease(self) -> None:
         """It was crowded: tell the user when half of that has gone."""
-        if self.snd.end - self.snd.una <= TCP_SEND_ROOM_BYTES // 2:
+        if self.unsent_bytes <= TCP_SEND_ROOM_BYTES // 2 and self.state is not State.CLOSED:
             self.crowded = False
             self.user.room_again(self)
 

@@ -3,9 +3,9 @@
 On an established connection it is the next one in order, with ACK and perhaps PSH, and no options
 but timestamps in their usual place. `Connection.predicted` holds offset and flags of just that
 segment, and is negative while anything else is going on (see Connection.predict), so a single
-comparison stands for the first steps of SEGMENT ARRIVES. What does not match is left untouched, and
-goes the long way (segment_arrives.py), which gives the same result for every segment.
-"""
+comparison stands for the first steps of SEGMENT ARRIVES (RFC 9293 section 3.10.7.4). What does not
+match is left untouched, and goes the long way (segment_arrives.py), which gives the same result for
+every segment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NOT_PSH: Final = 0xFFFF ^ PSH
 
 
-def express(  # noqa: C901, PLR0915 - one straight line on purpose: a call costs what a step does
+def express(  # noqa: C901 - one straight line on purpose: a call costs what a step does
     c: Connection,
     seq: int,
     ack: int,
@@ -37,55 +37,49 @@ def express(  # noqa: C901, PLR0915 - one straight line on purpose: a call costs
     """Take the segment whose header is at frame[at] and whose text ends at `end`, if it is the
     predicted one; its checksum is good. False: nothing was done with it."""
     rcv, snd = c.rcv, c.snd
-    nxt = rcv.nxt
+    nxt, una = rcv.nxt, snd.una
     if offset_flags & NOT_PSH != c.predicted or seq != nxt & MASK:
         return False
-    una = snd.una
-    acked = ack - una & MASK
-    flight = snd.nxt - una
+    acked, flight = ack - una & MASK, snd.nxt - una
     text_at = at + (offset_flags >> 12) * 4
     count = end - text_at
     wnd = window << snd.shift
     if (
         acked > flight
         or not 0 <= count <= rcv.edge - nxt
-        or not wnd
-        or not snd.wnd  # it opens: what was sent into it may have to be sent again
+        or not (wnd and snd.wnd)  # it closes, or opens: perhaps something has to be sent again
         or (not acked and not count and flight and wnd == snd.wnd)  # a duplicate acknowledgement
     ):
         return False
+    echo = 0
     if c.stamps:
-        prefix, stamp, _ = unpack_stamp(frame, at + HEADER_BYTES)
+        prefix, stamp, echo = unpack_stamp(frame, at + HEADER_BYTES)
         if prefix != STAMP_PREFIX or stamp - c.stamp_recent & MASK >= HALF:
             return False
         if nxt <= rcv.acked:
-            c.stamp_recent = stamp
-            c.stamp_recent_at = now
+            c.stamp_recent, c.stamp_recent_at = stamp, now
     c.heard_at = now
     # Step 5: in order, and acknowledging no less than before, so it always renews the window.
     snd.wnd = wnd
     if wnd > snd.wnd_max:
         snd.wnd_max = wnd
-    snd.wl1 = nxt
-    snd.wl2 = una + acked
+    snd.wl1, snd.wl2 = nxt, una + acked
     if acked:
-        acknowledged(c, una + acked, now)
-    if snd.nxt < snd.limit and not c.marked:
-        c.mark()
+        acknowledged(c, una + acked, now, echo)
     if count:  # step 7
         rcv.pieces.append(memoryview(frame)[text_at:end])
         rcv.nxt = nxt + count
         rcv.unacked += count
         rcv.count += count
         rcv.charge += count if count > TCP_PIECE_BYTES_MIN else TCP_PIECE_BYTES_MIN
-        if not c.marked:
-            c.marked = True
-            c.tcp.dirty.append(c)
-    if c.crowded:
-        c.ease()
+    if not c.marked and (count or snd.nxt < snd.limit):
+        c.marked = True
+        c.tcp.dirty.append(c)
     if count:
         c.user.readable(c)
         if rcv.pieces:  # left to wait: the long way keeps account of that
             rcv.account()
             c.predict()
+    if c.crowded:
+        c.ease()
     return True

@@ -112,20 +112,23 @@ def send_text(c: Connection, now: Instant) -> None:
 def _allowance(c: Connection) -> int:
     """How many bytes of new text go into the next packet. 0: a FIN alone. -1: nothing now."""
     snd = c.snd
-    waiting = snd.end - snd.nxt
-    usable = snd.una + snd.wnd - snd.nxt
+    una, nxt = snd.una, snd.nxt
+    waiting = snd.end - nxt
+    usable = una + snd.wnd - nxt
     if c.send_at_once:
         return min(waiting, c.mss, max(usable, 1))
     if waiting <= 0:
         return 0 if usable > 0 else -1
-    count = min(waiting, c.super_bytes, usable, c.congestion.window - snd.flight)
+    # (Nothing is believed lost here, or that would be sent first.)
+    room = una + snd.departed + c.congestion.window - nxt
+    count = min(waiting, c.super_bytes, usable, room)
     mss = c.mss
     if count >= mss:
         return count if count == waiting else count - count % mss
     if count <= 0:
         return -1
     if count == waiting:
-        return count if c.nodelay or snd.una == snd.nxt else -1
+        return count if c.nodelay or una == nxt else -1
     # Part of a segment, though there is more: only where the peer's whole buffer is that small.
     return count if count == usable and 2 * count >= snd.wnd_max else -1
 

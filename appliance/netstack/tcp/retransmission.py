@@ -27,6 +27,7 @@ from appliance.limits import (
     TCP_SYN_GIVE_UP_AFTER,
     TCP_SYN_RECEIVED_MAX,
 )
+from appliance.netstack.tcp.sequence import MASK
 from appliance.netstack.tcp.state import HANDSHAKING, State
 
 if TYPE_CHECKING:
@@ -136,8 +137,9 @@ class Recovery:
         return again
 
 
-def acknowledged(c: Connection, ack: int, now: Instant) -> None:
-    """SND.UNA moves to `ack`, which is at most SND.NXT."""
+def acknowledged(c: Connection, ack: int, now: Instant, echo: int = 0) -> None:
+    """SND.UNA moves to `ack`, which is at most SND.NXT. `echo` is the timestamp of ours that came
+    back with it."""
     snd = c.snd
     flight = snd.nxt - snd.una
     acked = ack - snd.una
@@ -147,8 +149,18 @@ def acknowledged(c: Connection, ack: int, now: Instant) -> None:
     if snd.timed is not None and ack >= snd.timed:
         c.round_trip.sample(now - snd.timed_at)
         snd.timed = None
+    elif snd.timed is None and echo:
+        # A timestamp tells which of the copies has arrived (RFC 7323 section 4.1). Without one, a
+        # backoff would last until something new is sent.
+        age = now // MILLISECOND + c.stamp_base - echo & MASK
+        if age * MILLISECOND <= TCP_RTO_MAX:
+            c.round_trip.sample(max(age, 1) * MILLISECOND)
     recovery = c.recovery
     if not recovery.active and not recovery.duplicates:
+        if ack - 1 <= recovery.recover and acked > c.mss:
+            # It fills a hole and covers what had arrived behind it: one segment has left the
+            # network now, not all of them (RFC 3465 section 2.3).
+            acked = c.mss
         c.congestion.acknowledged(acked, flight)
         restart = True
     else:

@@ -214,7 +214,8 @@ def check_ack(c: Connection, seg: Segment, now: Instant) -> None:
         c.challenge(now)
         raise Drop("tcp.ack_too_old")
     if seg.ack > snd.una:
-        acknowledged(c, seg.ack, now)
+        echo = seg.timestamp[1] if c.stamps and seg.timestamp is not None else 0
+        acknowledged(c, seg.ack, now, echo)
     elif is_duplicate(c, seg):
         c.recovery.duplicate(c)
     update_window(c, seg)

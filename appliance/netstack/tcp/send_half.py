@@ -18,6 +18,7 @@ Sequence numbers are unwrapped. SYN takes `iss`, the text begins at iss + 1, FIN
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from itertools import islice
 
 from appliance.limits import TCP_PIECES_MAX
@@ -66,13 +67,15 @@ class SendHalf:
     def fin_is_acknowledged(self) -> bool:
         return self.fin is not None and self.una > self.fin
 
-    def queue(self, buffer: Buffer) -> None:
-        """Append text. The buffer must stay as it is."""
-        size = len(buffer)
-        if size:
-            self.unsent.append((self.end, buffer))
-            self.end += size
-            self.limit = self.end
+    def queue(self, buffers: Iterable[Buffer]) -> None:
+        """Append text. The buffers must stay as they are."""
+        end = self.end
+        for buffer in buffers:
+            size = len(buffer)
+            if size:
+                self.unsent.append((end, buffer))
+                end += size
+        self.end = self.limit = end
 
     def finish(self) -> None:
         """A FIN follows the text."""
