@@ -29,6 +29,8 @@ _TRANSPORT_BYTES_MIN: Final = 8
 """What an error quotes of the transport header at least: the ports and, of TCP, the sequence
 number."""
 
+_HEEDED: Final = icmp.ERRORS - {icmp.SOURCE_QUENCH, icmp.REDIRECT}
+
 _PLATEAUS: Final = (32000, 17914, 8166, 4352, 2002, 1492, 1006, 552)
 """MTUs in use, for routers that do not say theirs (RFC 1191 section 7)."""
 
@@ -126,12 +128,13 @@ class Icmp:
             self._counters["icmp.echo"] += 1
             data = memoryview(packet)[at + icmp.HEADER_BYTES : end]
             self._send(header.source, IcmpHeader(icmp.ECHO_REPLY, 0, message.rest), data)
-        elif message.type in icmp.ERRORS:
+        elif message.type in _HEEDED:
             error = parse_error(message, packet[at + icmp.HEADER_BYTES : end], self._config.address)
             self._counters["icmp.error_in"] += 1
             self._error_arrives(error, now)
         else:
-            raise BadPacket("icmp.unknown_type")
+            ignored = message.type in icmp.ERRORS  # RFC 6633, and nobody redirects a server
+            raise BadPacket("icmp.ignored" if ignored else "icmp.unknown_type")
 
     # --- output -----------------------------------------------------------------------
 
@@ -198,6 +201,8 @@ def parse_error(message: IcmpHeader, quoted: bytes, our_address: bytes) -> IcmpE
     if error.is_fragmentation_needed:
         sent_bytes = int.from_bytes(quoted[2:4], "big")
         error.next_hop_mtu = message.next_hop_mtu or next_plateau(sent_bytes)
+        if error.next_hop_mtu >= sent_bytes:  # it would have passed (RFC 5927 section 7.2)
+            raise BadPacket("icmp.bad_mtu")
     return error
 
 

@@ -68,13 +68,16 @@ class Paths:
         self._paths[destination] = path
         return path
 
-    def learn_mtu(self, destination: bytes, mtu: int, now: Instant) -> None:
-        """A router on the way to `destination` lets no larger packets pass (RFC 1191)."""
+    def learn_mtu(self, destination: bytes, mtu: int, now: Instant) -> bool:
+        """A router on the way to `destination` lets no larger packets pass (RFC 1191). True: that
+        is news."""
         path = self._paths.get(destination)
-        if path is not None and path.learn_mtu(mtu):
-            self._counters["ip.path_mtu_learnt"] += 1
-            if self._mtu_timer.deadline is None:
-                self._mtu_timer.set(now + PATH_MTU_LEARNT_FOR)
+        if path is None or not path.learn_mtu(mtu):
+            return False
+        self._counters["ip.path_mtu_learnt"] += 1
+        if self._mtu_timer.deadline is None:
+            self._mtu_timer.set(now + PATH_MTU_LEARNT_FOR)
+        return True
 
     def _forget_mtus(self, _now: Instant) -> None:
         """The way may have changed: try the link's own MTU again."""
