@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import threading
 import time
 import zlib
@@ -102,6 +103,7 @@ class Machine:
 
     def start(self) -> None:
         """Mount, open the link, listen, start the threads. StartError: nothing is left behind."""
+        allow_open_files()
         self._tree = self._mount_all()
         try:
             self._exports = self._read_exports()
@@ -383,6 +385,13 @@ class UdpTransport:
         """There is nothing to close."""
 
     abort = close
+
+
+def allow_open_files() -> None:
+    """As many as we may have: a served directory keeps files open, in proportion."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def address_text(address: bytes) -> str:
