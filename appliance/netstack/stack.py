@@ -267,9 +267,16 @@ class Stack:
         """An ICMP error about a packet that we seem to have sent."""
         if error.protocol != PROTOCOL_TCP:
             raise BadPacket("icmp.ignored")
-        self.tcp.icmp_error(
-            self.config.address, error.destination, error.transport, error.reason, error.is_hard
+        remote = error.destination
+        is_ours = self.tcp.icmp_error(
+            self.config.address, remote, error.transport, error.reason, error.is_hard
         )
+        if (
+            is_ours
+            and error.is_fragmentation_needed
+            and self._paths.learn_mtu(remote, error.next_hop_mtu, now)
+        ):
+            self.tcp.path_shrank(remote)
 
 
 def is_sound(frame: bytes, at: int, end: int) -> bool:

@@ -110,6 +110,8 @@ class Wire:
         self.a = WireEnd(self, vnet_headers[0], conditions.mtu)
         self.b = WireEnd(self, vnet_headers[1], conditions.mtu)
         self.record: deque[tuple[int, bytes]] = deque(maxlen=RECORDED_FRAMES_MAX)
+        self.too_large: Callable[[bytes], None] = lambda _frame: None
+        """Told of frames that were lost because of the MTU, as the router there would be."""
 
     def carry(self, sender: WireEnd, frame: bytes) -> bool:
         """A frame from `sender`, on its way to the other end."""
@@ -126,6 +128,7 @@ class Wire:
         self.counters["wire.frames"] += 1
         if len(bare) > conditions.mtu + ethernet.HEADER_BYTES:
             self.counters["wire.too_large"] += 1
+            self.too_large(bare)
             return
         leaves = self._leaves(sender, len(bare))
         if leaves is None:

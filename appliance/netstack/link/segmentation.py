@@ -55,9 +55,11 @@ def _is_ipv4(frame: bytearray) -> bool:
 
 
 def _finish_checksum(frame: bytearray, start: int, offset: int) -> None:
-    """The field holds the sum of the pseudo-header: what it must hold is the checksum of all."""
+    """The field holds the sum of the pseudo-header: what it must hold is the checksum of all. Zero
+    is written the other way only where it means "no checksum": in UDP (RFC 768)."""
     at = start + offset
-    frame[at : at + 2] = (checksum(frame[start:]) or 0xFFFF).to_bytes(2, "big")
+    zero = 0xFFFF if offset == udp.CHECKSUM_OFFSET else 0
+    frame[at : at + 2] = (checksum(frame[start:]) or zero).to_bytes(2, "big")
 
 
 def _cut(frame: bytearray, size: int, protocol: int) -> Iterator[bytes]:
@@ -139,4 +141,5 @@ def _correct_lengths(piece: bytearray, at: int, transport: int, protocol: int, i
     piece[where : where + 2] = bytes(2)
     addresses = word_sum(piece[at + 12 : at + 20])
     total = pseudo_header_sum(addresses, protocol, length) + word_sum(piece[transport:])
-    piece[where : where + 2] = (0xFFFF - fold(total) or 0xFFFF).to_bytes(2, "big")
+    zero = 0xFFFF if protocol == PROTOCOL_UDP else 0
+    piece[where : where + 2] = (0xFFFF - fold(total) or zero).to_bytes(2, "big")

@@ -18,6 +18,9 @@ class Congestion(Protocol):
     window: int
     """Bytes that may be in flight (cwnd)."""
 
+    mss: int
+    """The effective one; it may become smaller (RFC 1191)."""
+
     def acknowledged(self, count: int, flight: int) -> None:
         """`count` new bytes were acknowledged, of `flight` that were out. Not during recovery."""
 

@@ -327,14 +327,31 @@ class Connection:
         path, rcv = self.path, self.rcv
         options = wire.STAMP_BYTES if stamps else 0
         peer_mss = max(mss or TCP_MSS_DEFAULT, TCP_MSS_MIN)
-        self.mss = min(peer_mss, self.tcp.mss_for(path)) - options
-        cut = (path.segment_bytes_max - options) // self.mss * self.mss
-        self.super_bytes = max(cut, self.mss)
+        self._cut_into(min(peer_mss, self.tcp.mss_for(path)) - options, options)
         self.snd.shift = shift or 0
         rcv.negotiated(0 if shift is None else self.tcp.window_shift, self.mss)
         ports = self.local_port.to_bytes(2, "big") + self.peer_port.to_bytes(2, "big")
         self.header = bytearray(ports + bytes(wire.HEADER_BYTES - 4 + options))
         self.checksum_base = path.pseudo_sum + wire.PROTOCOL + len(self.header)
+
+    def _cut_into(self, mss: int, options: int) -> None:
+        self.mss = mss
+        self.super_bytes = max((self.path.segment_bytes_max - options) // mss * mss, mss)
+
+    def fit_path(self) -> None:
+        """Only smaller packets pass on the path now (RFC 1191). What is under way has not arrived;
+        it goes out again in smaller ones at once, for that is no sign of congestion."""
+        options = len(self.header) - wire.HEADER_BYTES
+        mss = self.tcp.mss_for(self.path) - options
+        if mss >= self.mss or self.state in HANDSHAKING:
+            return
+        self._cut_into(mss, options)
+        self.congestion.mss = mss
+        self.recovery.start_over(self)
+        self.snd.lose(self.snd.una, self.snd.nxt)
+        self.counters["tcp.cut_smaller"] += 1
+        self.predict()
+        self.mark()
 
     def established(self, now: Instant) -> bool:
         """The handshake is complete. False: nobody wants the connection, and it is over."""

@@ -207,23 +207,31 @@ class Tcp:
 
     def icmp_error(
         self, local: bytes, remote: bytes, quoted: Buffer, reason: str, hard: bool
-    ) -> None:
+    ) -> bool:
         """An ICMP error about a packet of ours from `local` to `remote`; `quoted` is what it shows
         of the TCP header, 8 bytes at least. It ends only a connection that is being opened, if it
         is hard; others keep it as the reason, should they time out (RFC 9293 section 3.9.2.2). One
-        whose sequence number is not in flight is forged or old (RFC 5927 section 4)."""
+        whose sequence number is not in flight is forged or old (RFC 5927 section 4): False."""
         if len(quoted) < 8:
             self.counters["tcp.icmp_truncated"] += 1
-            return
+            return False
         ports = bytes(quoted[:4])
         c = self.connections.get(remote + local + ports[2:] + ports[:2])
         seq = int.from_bytes(quoted[4:8], "big")
         if c is None or not c.snd.una <= unwrap(seq, c.snd.una) < c.snd.nxt:
             self.counters["tcp.icmp_not_ours"] += 1
-        elif hard and c.state is State.SYN_SENT:
+            return False
+        if hard and c.state is State.SYN_SENT:
             c.end(reason)
         else:
             c.soft_error = reason
+        return True
+
+    def path_shrank(self, remote: bytes) -> None:
+        """The path to `remote` has a smaller MTU than before."""
+        for c in list(self.connections.values()):
+            if c.peer_address == remote:
+                c.fit_path()
 
     # --- packets out ------------------------------------------------------------------------------
 

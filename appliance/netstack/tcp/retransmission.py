@@ -130,11 +130,15 @@ class Recovery:
         """Step 4. Was it for bytes for which the timer had expired before?"""
         again = self.timed_out_at == c.snd.una
         self.timed_out_at = c.snd.una
+        self.start_over(c)
+        return again
+
+    def start_over(self, c: Connection) -> None:
+        """All that is out is going to be sent again."""
         self.active = False
         self.duplicates = 0
         self.recover = c.snd.nxt
         c.snd.departed = 0
-        return again
 
 
 def acknowledged(c: Connection, ack: int, now: Instant, echo: int = 0) -> None:
