@@ -1,0 +1,54 @@
+# Eight verbs. Each installs what it needs: Debian packages (as root), and the Python ones in .venv.
+#
+#   make demo     serve an image in a private network namespace, and use it   (KEEP=1: keep serving)
+#   make test     check, then all tests
+#   make check    format, lint, types, imports, tidiness
+#   make unit     the tests that need neither root nor a guest
+#   make bench    how fast is it?
+#   make venv     the Python environment alone
+#   make guest    the small Linux machine with the kernel's NFS client that tests boot
+#   make clean    remove everything that was made here
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check unit bench venv guest clean
+
+demo: .cache/packages-demo $(VENV)/.made
+	PYTHON=$(BIN)/python tools/demo
+
+test: check .cache/packages-test guest
+	$(BIN)/pytest
+
+check: $(VENV)/.made
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/test_tidy.py
+
+unit: $(VENV)/.made
+	$(BIN)/pytest -m "not root and not guest"
+
+bench: .cache/packages-bench $(VENV)/.made
+	$(BIN)/python tests/bench/run.py $(ROWS)
+
+venv: $(VENV)/.made
+
+guest: .cache/packages-test
+	tools/guest-build
+
+clean:
+	rm -rf $(VENV) .cache .guest .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
+	    .hypothesis tests/out images/demo.img *.egg-info
+
+# Debian packages: one list for each verb, in tools/packages.
+.cache/packages-%: tools/packages/%
+	tools/install-packages tools/packages/$*
+	mkdir -p .cache && touch $@
+
+$(VENV)/.made: pyproject.toml | .cache/packages-python
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
