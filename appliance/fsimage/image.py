@@ -38,7 +38,7 @@ class ImageSpec:
             before, comma, option = rest.rpartition(",")
             if comma and option == "ro":
                 read_only = True
-            elif comma and option.startswith("partition="):
+            elif comma and option.startswith("partition=") and "@/" not in option:
                 partition = _partition_number(option, text)
             else:
                 break

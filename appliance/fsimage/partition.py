@@ -25,6 +25,7 @@ _MBR_TABLE_OFFSET: Final = 446
 _MBR_ENTRY: Final = struct.Struct("<B3xB3xII")
 """Boot flag, type, first sector, number of sectors (the bytes between are cylinders and heads)."""
 _MBR_PRIMARIES: Final = 4
+_ACTIVE: Final = 0x80
 _EXTENDED_TYPES: Final = frozenset({0x05, 0x0F, 0x85})
 _PROTECTIVE_TYPE: Final = 0xEE
 _FIRST_LOGICAL: Final = 5
@@ -86,7 +87,7 @@ def read_partitions(device: BlockDevice) -> list[Partition]:
     if device.size < 2 * SECTOR_BYTES:
         return []
     boot = device.read(0, SECTOR_BYTES)
-    if boot[-2:] != _BOOT_SIGNATURE:
+    if boot[-2:] != _BOOT_SIGNATURE or not _has_table(boot):
         return []
     entries = _mbr_entries(boot)
     if any(kind == _PROTECTIVE_TYPE for kind, _, _ in entries):
@@ -118,6 +119,12 @@ def _mbr_entries(sector: bytes) -> list[tuple[int, int, int]]:
     """Type, first sector, number of sectors of the four entries of a table."""
     table = sector[_MBR_TABLE_OFFSET : _MBR_TABLE_OFFSET + _MBR_PRIMARIES * _MBR_ENTRY.size]
     return [(kind, first, count) for _, kind, first, count in _MBR_ENTRY.iter_unpack(table)]
+
+
+def _has_table(boot: bytes) -> bool:
+    """Whether this boot sector has a partition table: that of a file system has code there."""
+    flags = boot[_MBR_TABLE_OFFSET : -len(_BOOT_SIGNATURE) : _MBR_ENTRY.size]
+    return all(flag in (0, _ACTIVE) for flag in flags)
 
 
 def _mbr_partition(number: int, kind: int, first: int, count: int) -> Partition:
