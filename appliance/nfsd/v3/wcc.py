@@ -63,13 +63,17 @@ class Change:
     def __enter__(self) -> Self:
         filesystem = self._nodes[0].filesystem
         filesystem.lock.acquire()
-        for flight in self._flights.get(filesystem.fsid, ()):
-            flight.disturbed = True
-        # Across two file systems nothing is ever changed, so a "before" would tell nothing.
-        self.wccs = [
-            (post_op(node) if node.filesystem is filesystem else None) or b""
-            for node in self._nodes
-        ]
+        try:
+            for flight in self._flights.get(filesystem.fsid, ()):
+                flight.disturbed = True
+            # Across two file systems nothing is ever changed: a "before" would tell nothing.
+            self.wccs = [
+                (post_op(node) if node.filesystem is filesystem else None) or b""
+                for node in self._nodes
+            ]
+        except BaseException:
+            filesystem.lock.release()
+            raise
         self.before = self.wccs[0]
         return self
 
@@ -79,10 +83,13 @@ class Change:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self.wccs = [
-            wcc(before, post_op(node)) for node, before in zip(self._nodes, self.wccs, strict=True)
-        ]
-        self._nodes[0].filesystem.lock.release()
+        try:
+            self.wccs = [
+                wcc(before, post_op(node))
+                for node, before in zip(self._nodes, self.wccs, strict=True)
+            ]
+        finally:
+            self._nodes[0].filesystem.lock.release()
         if error is None and self._durable is not None:
             for node in self._durable:
                 node.commit()
