@@ -24,9 +24,6 @@ without offload, and each overrun costs a retransmission."""
 LINK_RETRY_AFTER: Final = 200 * MILLISECOND
 """How long to wait before reading again from a link that has gone down."""
 
-PIPE_FRAMES_MAX: Final = 4096
-"""Frames under way in one direction of a pipe in memory; more are dropped, as by a switch."""
-
 ARP_NEIGHBOURS_MAX: Final = 256
 """Neighbours known at the same time: a /24 full of clients. A flood evicts idle ones first."""
 

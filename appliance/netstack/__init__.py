@@ -1,7 +1,7 @@
 """A TCP/IP stack: frames in, frames out. No thread, no clock, no lock of its own.
 
 wire/     formats: parse, emit, str; no state
-link/     where frames come from and go to: the TAP, a pipe in memory; recorders as decorators
+link/     where frames come from and go to: the TAP; a recorder as a decorator
 ip/       ARP, paths to a destination, fragments, ICMP
 udp.py    RFC 768
 tcp/      RFC 9293: one connection, its two halves, its timers, listeners

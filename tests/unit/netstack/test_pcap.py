@@ -12,10 +12,10 @@ from scapy.utils import rdpcap
 
 from appliance.netstack.link.interface import LinkError
 from appliance.netstack.link.pcap import PcapLink
-from appliance.netstack.link.pipe import pipe
 from appliance.netstack.wire import vnet
 from appliance.netstack.wire.vnet import NEEDS_CSUM, VnetHeader
 from tests.sim.clock import WALL_AT_START, VirtualClock
+from tests.sim.pipe import pipe
 
 PCAP_HEADER_BYTES = 24
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from threading import Thread
 
 from appliance.clock import MILLISECOND, SECOND
-from appliance.limits import PIPE_FRAMES_MAX
-from appliance.netstack.link.pipe import pipe
+from tests.sim.pipe import PIPE_FRAMES_MAX, pipe
 
 
 def test_what_goes_in_comes_out_of_the_other_end() -> None:

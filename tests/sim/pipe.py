@@ -1,7 +1,8 @@
 """A pipe: two links in memory, joined. What is sent into one end comes out of the other.
 
-For two stacks in one process, without root. What comes out is what went in: with `vnet`,
-super-frames and unfinished checksums stay as they are, as between two guests on one machine.
+For two stacks in one process, with threads that wait, and without root. What comes out is what went
+in: with `vnet`, super-frames and unfinished checksums stay as they are, as between two guests on
+one machine.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from collections.abc import Sequence
 from threading import Condition
 
 from appliance.clock import SECOND
-from appliance.limits import PIPE_FRAMES_MAX
 
 Buffer = bytes | bytearray | memoryview
+
+PIPE_FRAMES_MAX = 4096
+"""Frames under way in one direction; more are dropped, as by a switch."""
 
 
 class PipeEnd:
