@@ -1,7 +1,7 @@
 """What happened: counters by reason, and one log line per event worth telling.
 
-A counter is named after what happened ("ip.bad_checksum", "rpc.prog_unavail"): a test asserts on it,
-and a user finds with it why nothing is answered. Log lines read `what key=value ...`.
+A counter is named after what happened ("ip.bad_checksum", "rpc.prog_unavail"): a test asserts on
+it, and a user finds with it why nothing is answered. Log lines read `what key=value ...`.
 """
 
 from __future__ import annotations
