@@ -10,6 +10,7 @@ Nothing leaves the namespace, and everything in it ends with it.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import re
@@ -26,7 +27,6 @@ TOP: Final = Path(__file__).parents[2]
 HOST: Final = "10.0.0.1"
 SERVER: Final = "10.0.0.5"
 GUEST: Final = "10.0.0.9"
-URL: Final = f"nfs://{SERVER}"
 WITH_PARENT: Final = ("setpriv", "--pdeathsig", "KILL")
 """A program in the laboratory does not outlive the test run, however that ends."""
 
@@ -238,3 +238,46 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.02)
+
+
+def make_tree(top: Path) -> None:
+    """A little of everything that a directory holds."""
+    top.mkdir()
+    (top / "hello").write_text("hello, world\n")
+    (top / "empty").write_bytes(b"")
+    (top / "big").write_bytes(bytes(range(256)) * 20_000)
+    (top / "name with blanks and ümläuts").write_text("x")
+    deep = top / "sub" / "deeper" / "still"
+    deep.mkdir(parents=True)
+    (deep / "leaf").write_text("leaf\n")
+    (top / "link").symlink_to("sub/deeper")
+    (top / "dangling").symlink_to("/nowhere/at/all")
+    os.link(top / "hello", top / "sub" / "hello-again")
+    os.mkfifo(top / "fifo")
+    many = top / "many"
+    many.mkdir()
+    for number in range(3000):
+        (many / f"file-{number:04}").write_text(f"{number}\n")
+    for path, mode, owner in (
+        ("hello", 0o640, (1000, 1000)),
+        ("empty", 0o4755, (0, 0)),
+        ("sub", 0o2775, (1001, 50)),
+        ("many", 0o1777, (65534, 65534)),
+    ):
+        os.chown(top / path, *owner)
+        (top / path).chmod(mode)
+    os.utime(top / "hello", ns=(1_000_000_000_123_456_789, 1_100_000_000_987_654_321))
+
+
+def make_image(image: Path, tree: Path, megabytes: int = 64) -> None:
+    """An ext4 image that holds `tree`."""
+    run("mke2fs", "-q", "-t", "ext4", "-d", tree, image, f"{megabytes}M")
+
+
+def checksums(top: Path) -> dict[str, str]:
+    """The SHA-256 of every file below."""
+    return {
+        str(file.relative_to(top)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(top.rglob("*"))
+        if file.is_file() and not file.is_symlink()
+    }
