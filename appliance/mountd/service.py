@@ -90,8 +90,8 @@ class Mountd:
         if any(len(name) > limits.NAME_BYTES_MAX for name in path.split(b"/")):
             raise VfsError(Code.NAMETOOLONG)
         node = self._tree.walk(os.fsdecode(path))
-        top = self._tree.walk(os.fsdecode(export.path)).filesystem
-        crossed = node.filesystem is not top
+        top = self._tree.walk(os.fsdecode(export.path))
+        crossed = node.filesystem is not top.filesystem
         if crossed and not (export.options.crossmnt and self._tree.reaches(top, node.filesystem)):
             raise VfsError(Code.ACCES, "in a file system that is not exported")
         if node.attributes().type is not FileType.DIRECTORY:

@@ -187,9 +187,7 @@ class Callers:
             caller.users[export.id] = self._make_user(caller, export)
         user, top = caller.users[export.id]
         crossed = filesystem is not top.filesystem
-        if crossed and not (
-            export.options.crossmnt and self.tree.reaches(top.filesystem, filesystem)
-        ):
+        if crossed and not (export.options.crossmnt and self.tree.reaches(top, filesystem)):
             raise VfsError(Code.STALE, "not in this export")
         head = handles.encode(export.id, filesystem.root())[_HEAD]
         grant = caller.grants[head] = Grant(export, filesystem, head, user)

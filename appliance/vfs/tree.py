@@ -14,10 +14,11 @@ import random
 from collections.abc import Iterable
 from typing import Final
 
+from appliance import limits
 from appliance.clock import Clock
 from appliance.limits import MiB
 from appliance.vfs.errors import Code, VfsError
-from appliance.vfs.interface import FileSystem, FileType, NewNode, Node
+from appliance.vfs.interface import FileSystem, FileType, NewNode, Node, same_node
 from appliance.vfs.memory import MemoryFileSystem
 
 ROOT_FSID: Final = 1
@@ -121,14 +122,15 @@ class Tree:
         """The directory that the file system of `node` is mounted on; None for the one at "/"."""
         return self._covered.get(node.filesystem.fsid)
 
-    def reaches(self, top: FileSystem, filesystem: FileSystem) -> bool:
-        """Whether `filesystem` is `top`, or mounted somewhere below it."""
-        while filesystem is not top:
-            covered = self._covered.get(filesystem.fsid)
-            if covered is None:
-                return False
-            filesystem = covered.filesystem
-        return True
+    def reaches(self, top: Node, filesystem: FileSystem) -> bool:
+        """Whether `filesystem` is mounted somewhere below the directory `top`."""
+        node = self._covered.get(filesystem.fsid)
+        for _ in range(limits.DIRECTORY_DEPTH_MAX):
+            if node is None or same_node(node, top):
+                return node is not None
+            is_top = self.is_top(node)
+            node = self._covered.get(node.filesystem.fsid) if is_top else node.parent()
+        return False
 
     def filesystem_by_fsid(self, fsid: int) -> FileSystem:
         """The file system of that identity. STALE: none is mounted."""

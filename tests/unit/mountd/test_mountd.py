@@ -229,6 +229,9 @@ def test_the_list_of_mounts_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         world.client(address=f"10.0.0.{number}").mount(b"/export")
     assert [host for host, _ in mounts(world.client())] == [b"10.0.0.2", b"10.0.0.3", b"10.0.0.4"]
+    world.client(address="10.0.0.2").mount(b"/export")  # again, so it is the last to be forgotten
+    world.client(address="10.0.0.5").mount(b"/export")
+    assert [host for host, _ in mounts(world.client())] == [b"10.0.0.4", b"10.0.0.2", b"10.0.0.5"]
 
 
 # EXPORT

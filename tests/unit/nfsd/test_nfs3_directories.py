@@ -21,7 +21,8 @@ from appliance.nfsd.v3.protocol import (
     sattr3,
 )
 from appliance.oncrpc.xdr import encode
-from appliance.vfs.interface import FileType, NewNode
+from appliance.vfs.interface import Entry, FileType, NewNode
+from appliance.vfs.memory import MemoryDirectory
 from tests.sim.nfs_client import NfsClient
 from tests.sim.nfs_world import NfsWorld
 from tests.unit.nfsd.nfsd_helpers import at, refused
@@ -183,6 +184,23 @@ def test_after_the_last_entry_there_is_an_end_and_nothing_else(world: NfsWorld, 
         assert (reply.entries, reply.eof) == ([], True)
     with refused("TOOSMALL"):
         page(client, directory, last, FIXED_BYTES - 1)
+
+
+@both
+def test_no_backend_is_asked_for_a_cookie_of_more_than_63_bits(
+    world: NfsWorld, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def entries(node: MemoryDirectory, cookie: int, limit: int) -> list[Entry]:
+        asked.append(cookie)
+        return []
+
+    client = world.client()
+    root = client.mount()
+    monkeypatch.setattr(MemoryDirectory, "entries", entries)
+    assert page(client, root, (1 << 64) - 1, 4096).reply.eof
+    assert asked == [(1 << 63) - 1]
 
 
 @both

@@ -71,6 +71,25 @@ def test_read_gives_what_is_there_and_says_when_that_was_all(
     assert done.file_attributes == client.attributes(file)
 
 
+@pytest.mark.parametrize("offset", [5, OFFSET_MAX - 3, OFFSET_MAX, 1 << 63, (1 << 64) - 1])
+def test_no_backend_is_asked_for_bytes_that_no_file_has(
+    world: NfsWorld, offset: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def read(node: MemoryFile, offset: int, count: int) -> tuple[list[Buffer], bool]:
+        asked.append((offset, count))
+        return [], True
+
+    client = world.client()
+    file = client.create(client.mount(), b"file")
+    monkeypatch.setattr(MemoryFile, "read", read)
+    client.read(file, offset, 4096)
+    (range_,) = asked
+    assert range_[0] == min(offset, OFFSET_MAX)
+    assert sum(range_) <= OFFSET_MAX
+
+
 @pytest.mark.parametrize(("netid", "most"), [("tcp", MiB), ("udp", 32 * KiB)])
 def test_read_gives_no_more_than_the_transport_carries(
     world: NfsWorld, netid: str, most: int

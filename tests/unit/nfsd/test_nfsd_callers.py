@@ -37,6 +37,8 @@ from tests.sim.nfs_client import NFS_PORT, NfsClient
 from tests.sim.nfs_world import NfsWorld
 from tests.unit.nfsd.nfsd_helpers import at, refused
 
+DIRECTORY = NewNode(FileType.DIRECTORY, 0o755, 0, 0)
+
 
 @pytest.fixture
 def world() -> NfsWorld:
@@ -171,7 +173,9 @@ def test_a_secure_export_is_for_the_ports_of_the_superuser(
     options: str, port: int, let_in: bool
 ) -> None:
     world = NfsWorld(f"/ *({options})")
-    handle = world.client().mount()
+    known = world.client()
+    handle = known.mount()
+    known.attributes(handle)  # another port of the same client is another matter
     client = world.client(port=port)
     if let_in:
         assert client.attributes(handle).fileid
@@ -296,8 +300,8 @@ def assert_read_only(client: NfsClient, root: bytes, file: bytes) -> None:
 def mounted() -> NfsWorld:
     """A file system at /, and one at /inner in it."""
     world = NfsWorld()
-    world.memory.root().create(b"inner", NewNode(FileType.DIRECTORY, 0o755, 0, 0))
-    world.memory.root().create(b"plain", NewNode(FileType.DIRECTORY, 0o755, 0, 0))
+    world.memory.root().create(b"inner", DIRECTORY)
+    world.memory.root().create(b"plain", DIRECTORY)
     inner = world.filesystem(3)
     inner.root().create(b"inside", NewNode(FileType.REGULAR, 0o644, 0, 0))
     world.tree.mount("/inner", inner)
@@ -376,6 +380,40 @@ def test_a_forged_handle_does_not_reach_a_file_system_that_is_not_in_the_export(
     forged = client.mount()[:5] + inside[5:]
     with refused("STALE"):
         client.attributes(forged)
+
+
+@pytest.mark.parametrize(("path", "reached"), [("/", True), ("/plain", False)])
+def test_crossmnt_reaches_what_is_mounted_below_the_exported_directory(
+    mounted: NfsWorld, path: str, reached: bool
+) -> None:
+    mounted.export(f"{path} *(rw,crossmnt)\n/inner 10.0.0.7(rw)")
+    inside = mounted.client(address="10.0.0.7").mount(b"/inner")
+    client = mounted.client(address="10.0.0.9")
+    forged = client.mount(path.encode())[:5] + inside[5:]
+    if reached:
+        assert client.attributes(forged).fsid == 3
+    else:
+        with refused("STALE"):
+            client.attributes(forged)
+
+
+def test_crossmnt_does_not_reach_what_is_above(mounted: NfsWorld) -> None:
+    mounted.export("/ 10.0.0.7(rw)\n/inner *(rw,crossmnt)")
+    above = mounted.client(address="10.0.0.7").mount()
+    client = mounted.client(address="10.0.0.9")
+    with refused("STALE"):
+        client.attributes(client.mount(b"/inner")[:5] + above[5:])
+
+
+def test_the_way_up_from_a_mount_stays_in_its_export(mounted: NfsWorld) -> None:
+    mounted.memory.root().lookup(b"plain").create(b"deep", DIRECTORY)
+    mounted.tree.mount("/plain/deep", mounted.filesystem(4))
+    mounted.export("/ *(rw)\n/plain *(rw,crossmnt)")
+    client = mounted.client()
+    plain = client.mount(b"/plain")
+    deep = client.lookup(plain, b"deep")
+    assert client.attributes(deep).fsid == 4
+    assert client.lookup(deep, b"..") == plain
 
 
 def test_dot_dot_does_not_lead_above_the_exported_directory(mounted: NfsWorld) -> None:
