@@ -223,6 +223,8 @@ def serve(settings: Settings, ready_fd: int | None) -> int:
     machine = Machine(settings)
     machine.start()
     try:
+        for remark in machine.remarks():
+            print(f"note: {remark}", file=sys.stderr)
         print(machine.ready_line(), flush=True)
         if ready_fd is not None:
             tell_ready(ready_fd)

@@ -95,6 +95,7 @@ class Machine:
         self._threads: list[threading.Thread] = []
         self._bodies: list[tuple[str, Callable[[], None]]] = []
         self._queues: list[ServiceQueue] = []
+        self._mounted: list[tuple[MountSpec, FileSystem]] = []
         self._stopping = False
         self._leader: Leader | None = None
         self.counters = Counters()
@@ -119,17 +120,25 @@ class Machine:
         interface, tap_fd = self._settings.interface, self._settings.tap_fd
         link = interface.tap if tap_fd is None else f"fd {tap_fd}"
         paths = " ".join(os.fsdecode(path) for path, _ in self._exports.table.listing())
-        everybody = "" if self._settings.exports_file else " (to everybody, read-write, no squash)"
-        return f"ready: {interface.address.ip} ({link}) exports: {paths}{everybody}"
+        return f"ready: {interface.address.ip} ({link}) exports: {paths}"
+
+    def remarks(self) -> list[str]:
+        """What the user may not expect."""
+        remarks = []
+        if self._settings.exports_file is None:
+            remarks.append("no --exports: / is exported to everybody, rw and no_root_squash")
+        for spec, filesystem in self._mounted:
+            if filesystem.read_only and not spec.read_only:
+                remarks.append(f"{spec.source} is served read-only")
+        return remarks
 
     def _mount_all(self) -> Tree:
-        opened: list[tuple[str, FileSystem]] = []
         try:
             for spec in self._settings.mounts:
-                opened.append((spec.path, self._open(spec)))  # noqa: PERF401 (closed below)
-            return Tree.of(opened, self._clock)
+                self._mounted.append((spec, self._open(spec)))
+            return Tree.of([(spec.path, made) for spec, made in self._mounted], self._clock)
         except (VfsError, ImageError, ConfigError) as error:
-            for _, filesystem in opened:
+            for _, filesystem in self._mounted:
                 filesystem.close()
             raise StartError(f"cannot serve {error}", getattr(error, "hint", "")) from None
 
