@@ -76,6 +76,8 @@ def recover(volume: Volume, overlay: Overlay) -> None:
         scan.run()
         scan.check_fast_commits()
         for block, copy in sorted(scan.copies.items()):
+            if block >= volume.superblock.blocks_count:
+                raise _refused(f"it has a copy of block {block}, which cannot be")
             overlay.write(block << volume.block_bits, [ring.contents(copy)])
         last = scan.sequence
         log.info("%s: replayed %d blocks of the journal", volume.name, len(scan.copies))
