@@ -48,7 +48,7 @@ def ones_complement_sum(data: bytes) -> int:
     """RFC 1071, the slow and obvious way: an oracle for the fast one."""
     if len(data) % 2:
         data += b"\0"
-    total = sum(unpack_from("!H", data, at)[0] for at in range(0, len(data), 2))
+    total: int = sum(unpack_from("!H", data, at)[0] for at in range(0, len(data), 2))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return total
@@ -64,11 +64,11 @@ class RecordingPath:
     mtu: int = 1500
     checksum_offload: bool = False
     segment_bytes_max: int = 0
+    pseudo_sum: int = 0
     sent: list[tuple[bytes, int]] = field(default_factory=list)
 
-    @property
-    def pseudo_sum(self) -> int:
-        return sum(unpack_from("!4H", self.source + self.destination))
+    def __post_init__(self) -> None:
+        self.pseudo_sum = sum(unpack_from("!4H", self.source + self.destination))
 
     def send_tcp(self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int) -> None:
         assert text_bytes == sum(len(piece) for piece in text)
@@ -169,7 +169,8 @@ class Wire:
         seed: int = 1,
         peer_isn: int = 5000,
         our_isn: int | None = None,
-        **options: int,
+        connections_max: int = TCP_CONNECTIONS_MAX,
+        stamps: bool = True,
     ) -> Wire:
         """A new host, to begin with. Without scaled windows unless `receive_bytes` asks for
         them."""
@@ -183,7 +184,8 @@ class Wire:
             self.counters,
             lambda destination: self.path,
             receive_bytes=receive_bytes,
-            **options,
+            connections_max=connections_max,
+            stamps=stamps,
         )
         self.tcp.isn = our_isn
         self.app = RecordingUser()

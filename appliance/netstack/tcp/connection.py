@@ -410,16 +410,11 @@ class Connection:
     def deliver(self) -> None:
         """Give the user what has arrived in order."""
         rcv = self.rcv
-        if self.paused:
-            rcv.account()
-            return
-        if rcv.pieces:
+        if rcv.pieces and not self.paused:
             self.user.readable(self)
-            if rcv.pieces or rcv.out_of_order:
-                rcv.account()
-        elif rcv.out_of_order:
+        if rcv.pieces or rcv.out_of_order:
             rcv.account()
-        if rcv.fin is not None and rcv.nxt > rcv.fin and not self.paused and not self.closed:
+        if rcv.fin is not None and rcv.nxt > rcv.fin and not (self.paused or self.closed):
             self.tell(None)
 
     def ease(self) -> None:

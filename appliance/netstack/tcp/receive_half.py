@@ -33,6 +33,9 @@ from appliance.limits import (
 
 WINDOW_FIELD_MAX = 0xFFFF
 
+JOINED_BYTES_MIN = 4096
+"""Small pieces are joined until they are so large."""
+
 
 class Budget:
     """What all connections of a host together keep of text."""
@@ -59,6 +62,8 @@ class ReceiveHalf:
     __slots__ = (
         "_budget",
         "_joined_at",
+        "_joined_grows",
+        "_overhead",
         "acked",
         "acks_owed",
         "capacity",
@@ -97,7 +102,9 @@ class ReceiveHalf:
         self.pieces: list[memoryview] = []
         self.count = 0  # bytes in pieces
         self.charge = 0
-        self._joined_at = 0  # pieces before this index are not worth joining
+        self._joined_at = 0  # pieces before this index are not worth joining any more
+        self._joined_grows = False  # the one at it was joined, and is still small
+        self._overhead = 0  # what pieces cost more than their bytes, when they were last joined
         self.out_of_order: list[tuple[int, memoryview]] = []
         self.out_of_order_charge = 0
 
@@ -182,7 +189,7 @@ class ReceiveHalf:
         self.unacked += size
         self.count += size
         self.charge += charge_for(size)
-        if self.charge - self.count > self.capacity // 4:
+        if self.charge - self.count - self._overhead > self.capacity // 4:
             self._compact()
 
     def _join(self) -> None:
@@ -226,20 +233,24 @@ class ReceiveHalf:
         return True
 
     def _compact(self) -> None:
-        """Copy runs of small pieces together. It happens once in many pieces, so that a byte is
-        not copied again and again."""
+        """Copy runs of small pieces together. It happens once in many pieces, and the result grows
+        only up to JOINED_BYTES_MIN, so that a byte is copied a few times at most. Afterwards small
+        pieces stand only between larger ones, and all cost no more than twice their bytes."""
         run: list[memoryview] = []
         result: list[memoryview] = self.pieces[: self._joined_at]
         for piece in self.pieces[self._joined_at :]:
-            if len(piece) < TCP_PIECE_BYTES_MIN:
+            if len(piece) < TCP_PIECE_BYTES_MIN or self._joined_grows:
+                self._joined_grows = False  # it was only the first one
                 run.append(piece)
                 continue
             _flush_run(run, result)
             result.append(piece)
+        self._joined_grows = 0 < sum(map(len, run)) < JOINED_BYTES_MIN
         _flush_run(run, result)
         self.pieces = result
-        self._joined_at = len(result)
+        self._joined_at = len(result) - self._joined_grows
         self.charge = sum(charge_for(len(piece)) for piece in result)
+        self._overhead = self.charge - self.count
 
     # --- the user ------------------------------------------------------------
 
@@ -247,7 +258,10 @@ class ReceiveHalf:
         """All text that has arrived in order."""
         pieces = self.pieces
         self.pieces = []
-        self.count = self.charge = self._joined_at = 0
+        self.count = self.charge = 0
+        if self._overhead:
+            self._joined_at = self._overhead = 0
+            self._joined_grows = False
         if self.held:
             self.account()
         return pieces
