@@ -272,6 +272,14 @@ HELD_UP_AFTER: Final = 2 * MILLISECOND
 WATCH_LINGERS: Final = 50 * MILLISECOND
 """How long the ticker keeps watching after the last call, before it sleeps until a deadline."""
 
+CLIENT_IDLE_MAX: Final = 60 * SECOND
+"""A client that says nothing for so long is asked whether it is there: one that vanished (a guest
+that was switched off, a namespace that is gone) would keep one of the connections for two hours."""
+
+CLIENT_PROBE_INTERVAL: Final = 15 * SECOND
+CLIENT_PROBES: Final = 4
+"""It has another minute to answer."""
+
 STOP_GRACE: Final = 2 * SECOND
 """How long an orderly stop waits for calls in progress and for peers to acknowledge our FIN."""
 

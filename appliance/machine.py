@@ -28,7 +28,12 @@ from appliance.clock import MILLISECOND, SECOND, Clock, Instant, SystemClock
 from appliance.exports import ExportsFile, HostResolver, Problem, Severity, broken
 from appliance.fsimage.errors import ImageError
 from appliance.ifconf import ConfigError, InterfaceConfig
-from appliance.limits import STOP_GRACE
+from appliance.limits import (
+    CLIENT_IDLE_MAX,
+    CLIENT_PROBE_INTERVAL,
+    CLIENT_PROBES,
+    STOP_GRACE,
+)
 from appliance.mountd.service import Mountd
 from appliance.netstack.link.interface import ClosableLink, LinkError
 from appliance.netstack.link.tap import TapLink
@@ -241,6 +246,9 @@ class Machine:
             self._listen_udp(port)
 
     def _accept(self, connection: Connection) -> TcpTransport:
+        connection.keep_alive(
+            self._clock.now(), CLIENT_IDLE_MAX, CLIENT_PROBE_INTERVAL, CLIENT_PROBES
+        )
         return TcpTransport(connection, self._rpc)
 
     def _listen_udp(self, port: int) -> None:
