@@ -24,6 +24,10 @@ without offload, and each overrun costs a retransmission."""
 LINK_RETRY_AFTER: Final = 200 * MILLISECOND
 """How long to wait before reading again from a link that has gone down."""
 
+LINK_SPIN_READS: Final = 16
+"""How often a link is read in vain before its reader sleeps: some 20 us, which is what it costs to
+wake an idle processor."""
+
 ARP_NEIGHBOURS_MAX: Final = 256
 """Neighbours known at the same time: a /24 full of clients. A flood evicts idle ones first."""
 

@@ -5,12 +5,10 @@ tells the kernel what it may leave to us: checksums, and cutting up. A read or a
 64 KiB then instead of one MTU, which is where the speed comes from. Where the kernel refuses, plain
 frames serve.
 
-Reading blocks, and nothing polls in front of it: that would cost 0.6 us a frame. So `close` has to
-wake a thread that is inside `read`, which closing a descriptor does not do. It first puts /dev/null
-in the descriptor's place (a later read returns at once, and the number cannot be reused under a
-thread's feet), then lets the host send one broadcast datagram into the interface. A descriptor that
-was handed to us may belong to an interface in another network namespace, where we can send
-nothing; that one is polled together with an eventfd.
+Reading. A thread that was just given a frame will often be given the next one within microseconds,
+and to sleep and be woken costs tens of them. So `receive` first reads without waiting, `spin` times
+in a row, and only then sleeps in poll(2), on the TAP and on the eventfd by which `close` wakes it.
+Under load that is one system call a frame, and an idle link costs nothing.
 
 Trouble with the interface is not the end of the process: a frame that cannot be sent is lost, as on
 any wire, and a read that fails is tried again after a while.
@@ -34,7 +32,7 @@ from weakref import finalize
 import pytun
 
 from appliance.clock import MILLISECOND, SECOND
-from appliance.limits import FRAME_BYTES_MAX, LINK_RETRY_AFTER, TAP_QUEUE_FRAMES
+from appliance.limits import FRAME_BYTES_MAX, LINK_RETRY_AFTER, LINK_SPIN_READS, TAP_QUEUE_FRAMES
 from appliance.netstack.link.interface import LinkError
 from appliance.netstack.wire import vnet
 from appliance.trace import log
@@ -70,7 +68,6 @@ _IFREQ: Final = Struct("16si20x")
 _IFREQ_FLAGS: Final = Struct("16sH22x")
 _INT: Final = Struct("i")
 _IOV_MAX: Final = 1024
-_DISCARD_PORT: Final = 9
 _MTU_DEFAULT: Final = 1500
 
 
@@ -85,6 +82,7 @@ class TapLink:
         offload: bool = True,
         mtu: int = _MTU_DEFAULT,
         host: IPv4Interface | None = None,
+        spin: int = LINK_SPIN_READS,
     ) -> None:
         """Create the TAP `name`, with the host's side of it up and at the address `host`; or attach
         to one that exists, and change nothing about it. With `fd`: use the TAP that somebody else
@@ -94,6 +92,8 @@ class TapLink:
             self._open(name, offload, mtu, host)
         else:
             self._adopt(fd, offload, mtu)
+        os.set_blocking(self._fd, False)
+        self._reads = range(max(spin, 1))
         self._closed = Event()
         self._in_trouble: int | None = None  # the errno that was told last
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -116,7 +116,6 @@ class TapLink:
         except OSError as error:
             raise cannot_open(name, error) from None
         self.name = name
-        self._polled = False
 
     def _adopt(self, fd: int, offload: bool, mtu: int) -> None:
         try:
@@ -132,29 +131,31 @@ class TapLink:
         self.vnet = bool(flags & _IFF_VNET_HDR)
         if self.vnet:
             set_offload(fd, offload)
-        os.set_blocking(fd, True)
         finalize(self, os.close, fd)
         self._fd = fd
         self.mtu = mtu_of(self.name) or mtu
-        self._polled = True
 
     # --- frames -----------------------------------------------------------------------
 
     def receive(self) -> bytes | None:
         """The next frame; None: closed (interface.py)."""
-        while True:
-            if self._polled:
+        read, fd = os.read, self._fd
+        while not self._closed.is_set():
+            for _ in self._reads:
+                try:
+                    frame = read(fd, FRAME_BYTES_MAX)
+                except BlockingIOError:
+                    pass  # nothing there yet
+                except OSError as error:
+                    self._trouble("receive", error)
+                    self._closed.wait(LINK_RETRY_AFTER / SECOND)
+                    break
+                else:
+                    if frame:
+                        return frame
+            else:
                 self._poll.poll()
-            try:
-                frame = os.read(self._fd, FRAME_BYTES_MAX)
-            except OSError as error:
-                self._trouble("receive", error)
-                self._closed.wait(LINK_RETRY_AFTER / SECOND)
-                frame = b""
-            if self._closed.is_set():
-                return None
-            if frame:
-                return frame
+        return None
 
     def send(self, buffers: Sequence[Buffer]) -> bool:
         """Send one frame (interface.py)."""
@@ -180,7 +181,11 @@ class TapLink:
     # --- the end ----------------------------------------------------------------------
 
     def close(self) -> None:
-        """End it (interface.py). A TAP that was created here disappears with it."""
+        """End it (interface.py). A TAP that was created here disappears with it.
+
+        The descriptor's number stays taken, by /dev/null, so that a thread that is about to use it
+        does no harm.
+        """
         if self._closed.is_set():
             return
         self._closed.set()
@@ -192,19 +197,6 @@ class TapLink:
         os.dup2(null, self._fd, inheritable=False)
         os.close(null)
         os.eventfd_write(self._wake, 1)
-        if not self._polled:
-            self._knock()
-
-    def _knock(self) -> None:
-        """Let the host send a frame into the interface, so that a blocked read returns.
-
-        Nothing happens where nobody reads (then the interface is gone already), or where it is
-        down.
-        """
-        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as knock:
-            knock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.name.encode())
-            knock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-            knock.sendto(b"", ("255.255.255.255", _DISCARD_PORT))
 
 
 def attach(name: str, offload: bool) -> tuple[pytun.TunTapDevice, bool]:
