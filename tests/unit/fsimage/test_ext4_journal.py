@@ -7,7 +7,9 @@ import shutil
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -57,14 +59,20 @@ def contents(number: int) -> bytes:
     return (b"block %d " % number * BLOCK)[:BLOCK]
 
 
+@cache
+def clean_image(kind: str) -> bytes:
+    """What debugfs writes its transactions into."""
+    with TemporaryDirectory() as folder:
+        tree = sample_tree(Path(folder) / "tree")
+        options = ["-t", "ext4", "-b", "1024", *KINDS[kind][0], "-J", "size=1"]
+        return make_image(Path(folder) / "fs.img", "8M", *options, tree=tree).read_bytes()
+
+
 def make(folder: Path, kind: str, *commands: str) -> Journaled:
     """An image in which debugfs has written transactions."""
-    options, opening = KINDS[kind]
-    tree = sample_tree(folder / "tree")
-    image = make_image(
-        folder / "fs.img", "8M", "-t", "ext4", "-b", "1024", *options, "-J", "size=1", tree=tree
-    )
-    debugfs(image, opening, *commands, "jc")
+    image = folder / "fs.img"
+    image.write_bytes(clean_image(kind))
+    debugfs(image, KINDS[kind][1], *commands, "jc")
     volume = volume_of(bytearray(image.read_bytes()))
     block_map = BlockMaps(volume).of(inode.read_any(volume, 8))
     ring = [
