@@ -123,7 +123,7 @@ TCP_OUT_OF_ORDER_PIECES_MAX: Final = 2048
 """Out-of-order pieces of one connection: a window of plain frames behind one that was lost."""
 
 TCP_SEND_ROOM_BYTES: Final = 4 * MiB
-"""Unacknowledged text beyond which a connection is crowded: `room_again` follows when half of it
+"""Unacknowledged text with which a connection is crowded: `room_again` follows when half of it
 has been acknowledged."""
 
 TCP_PIECES_MAX: Final = 512

@@ -222,7 +222,7 @@ class Connection:
         if snd.fin is not None or self.closing or self.state is State.CLOSED:
             return
         snd.queue(buffers)
-        if snd.end - snd.una > TCP_SEND_ROOM_BYTES:  # (the SYN may count, too: it is a hint)
+        if snd.end - snd.una >= TCP_SEND_ROOM_BYTES:
             self.crowded = True
         if not self.marked:
             self.mark()
