@@ -9,12 +9,13 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
-from scapy.layers.l2 import ARP, Dot1Q, Dot3
+from scapy.layers.l2 import ARP, Dot1Q, Dot3, Ether
 from scapy.packet import Packet, Raw
 
-from tests.interop.hostile import EVERYBODY_MAC, EVIL, EVIL_MAC, Attacker, Ether
+from tests.interop.hostile import EVERYBODY_MAC, EVIL, EVIL_MAC, Attacker
 from tests.interop.lab import HOST, SERVER
 
 Expected = Counter[str]
@@ -220,7 +221,7 @@ def _with_checksums(frame: bytearray) -> Packet:
 
 def arp_lies(attacker: Attacker) -> Expected:
     """ARP that cannot be."""
-    good = {"hwsrc": EVIL_MAC, "psrc": EVIL, "pdst": SERVER}
+    good: dict[str, Any] = {"hwsrc": EVIL_MAC, "psrc": EVIL, "pdst": SERVER}
     to_us = attacker.ether()
     frames: dict[str, list[Packet]] = {
         "arp.unknown_type": [to_us / ARP(hwtype=6, **good), to_us / ARP(ptype=0x86DD, **good)],
