@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop import hostile_fragments, hostile_headers
+from tests.interop import hostile_fragments, hostile_headers, hostile_segments
 from tests.interop.conftest import StartAppliance
 from tests.interop.hostile import Attacker, put_file, survives
 from tests.interop.hostile_headers import Attack
@@ -44,7 +44,7 @@ def named(attack: Attack) -> str:
     return attack.__name__
 
 
-ATTACKS = [*hostile_headers.ATTACKS, *hostile_fragments.ATTACKS]
+ATTACKS = [*hostile_headers.ATTACKS, *hostile_fragments.ATTACKS, *hostile_segments.ATTACKS]
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=named)
