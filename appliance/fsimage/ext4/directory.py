@@ -4,6 +4,8 @@ A directory is read in *chunks*. In an indexed one, a chunk is a leaf of the ind
 where names with the same hash go on from leaf to leaf), found by the hash of a name or of a cookie.
 Any other directory is one chunk.
 
+Names are compared byte by byte, also in a directory in which the kernel would fold them.
+
 Cookies. Where the file system has dir_index, entries are listed in the order of their hashes, also
 those of a directory that has no index (yet): only that order survives when a directory becomes
 indexed, and when a leaf is split. The cookie of an entry is the upper 31 bits of its major hash and
@@ -14,7 +16,6 @@ between them. Without dir_index an entry never moves, and its cookie is its offs
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Final
@@ -25,10 +26,10 @@ from appliance.fsimage.ext4 import layout
 from appliance.fsimage.ext4.cache import Cache
 from appliance.fsimage.ext4.crc import crc32c
 from appliance.fsimage.ext4.extents import BlockMaps, Leaf
-from appliance.fsimage.ext4.hash import UNSIGNED, NameHash
+from appliance.fsimage.ext4.hash import HALF_MD4, UNSIGNED, NameHash
 from appliance.fsimage.ext4.htree import HASH_END, Index, IndexReader
 from appliance.fsimage.ext4.inode import Inode
-from appliance.fsimage.ext4.layout import ext4_dir_entry_tail
+from appliance.fsimage.ext4.layout import ext4_dir_entry_2, ext4_dir_entry_tail
 from appliance.fsimage.ext4.volume import Volume
 from appliance.vfs.errors import VfsError
 from appliance.vfs.interface import Entry
@@ -36,9 +37,6 @@ from appliance.vfs.interface import Entry
 DOT_COOKIE: Final = 1
 DOTDOT_COOKIE: Final = 2
 FIRST_COOKIE: Final = 3
-
-_ENTRY: Final = struct.Struct("<IHBB").unpack_from
-"""ext4_dir_entry_2: inode, rec_len, name_len, file_type."""
 
 _BYTES_IN_REC_LEN_MAX: Final = 1 << 16
 """With blocks of this size a length does not fit into rec_len: 0 and 65535 stand for it."""
@@ -77,15 +75,13 @@ class Directories:
             limits.DIRECTORY_CACHE_ENTRIES_MAX, len
         )
         self.inodes_count: Final = disk.s_inodes_count
-        self._hash_seed: Final = disk.s_hash_seed
-        self._unsigned: Final = bool(disk.s_flags & layout.FLAGS_UNSIGNED_HASH)
+        unsigned = bool(disk.s_flags & layout.FLAGS_UNSIGNED_HASH)
         self._has_file_type: Final = bool(disk.s_feature_incompat & layout.INCOMPAT_FILETYPE)
-        default = disk.s_def_hash_version
         self._hashes: Final = {
-            version: NameHash(version, disk.s_hash_seed, unsigned=self._unsigned)
+            version: NameHash(version, disk.s_hash_seed, unsigned=unsigned)
             for version in range(2 * UNSIGNED)
         }
-        self.default_hash: Final = self._hashes.get(default, self._hashes[1])
+        self.default_hash: Final = self._hashes.get(disk.s_def_hash_version, self._hashes[HALF_MD4])
 
     def hash_of(self, version: int) -> NameHash:
         """The hash function of an index."""
@@ -93,20 +89,21 @@ class Directories:
 
     def entries_in(self, number: int, raw: bytes, start: int, end: int) -> Iterator[RawEntry]:
         """The entries between two offsets of a piece of directory `number`, checked."""
+        unpack = ext4_dir_entry_2.STRUCT.unpack_from
         name_mask = 0xFF if self._has_file_type else 0xFFFF
         at = start
         while at < end:
-            if at + layout.DIR_ENTRY_HEADER_BYTES > end:
+            if at + ext4_dir_entry_2.SIZE > end:
                 raise self.damaged(number, f"half an entry at {at}")
-            inode, length, name_length, file_type = _ENTRY(raw, at)
+            inode, length, name_length, file_type = unpack(raw, at)
             if end >= _BYTES_IN_REC_LEN_MAX:
                 length = _long_rec_len(length, len(raw))
             name_length |= file_type << 8 & name_mask
-            stop = at + 8 + name_length
+            stop = at + ext4_dir_entry_2.SIZE + name_length
             if length < 12 or length & 3 or at + length > end or stop > at + length:
                 raise self.damaged(number, f"an entry of {length} bytes at {at}")
             if inode:
-                name = raw[at + 8 : stop]
+                name = raw[at + ext4_dir_entry_2.SIZE : stop]
                 if inode > self.inodes_count or not name or b"/" in name or b"\0" in name:
                     raise self.damaged(number, f"an entry {name!r} for inode {inode}")
                 yield at, inode, name
@@ -135,24 +132,29 @@ class Directory:
         self._inline: Final = inode.has_flag(layout.INLINE_DATA_FL)
         self._blocks: Final = Leaf(0, 0, []) if self._inline else self._find_blocks(inode)
         has_dir_index = shared.volume.superblock.has_dir_index
-        self._index: Final[Index | None] = (
-            IndexReader(self._volume, inode.number, self._seed, self._block).read()
-            if has_dir_index and inode.has_flag(layout.INDEX_FL) and not self._inline
-            else None
-        )
-        self._hash: Final[NameHash | None] = (
-            None
-            if not has_dir_index
-            else shared.default_hash
-            if self._index is None
-            else shared.hash_of(self._index.hash_version)
-        )
-        self._parent = self._index.parent if self._index else 0
+        index = None
+        if has_dir_index and inode.has_flag(layout.INDEX_FL) and not self._inline:
+            index = self._read_index()
+        self._parent = index.parent if index else 0
+        self._leaves: Final = index.leaves if index else range(self._blocks.end)
+        # Where names are folded, the index has the hashes of folded names, which are not known
+        # here: it says which blocks have entries, but not which of them has a name.
+        is_folded = inode.has_flag(layout.CASEFOLD_FL)
+        self._index: Final = None if is_folded else index
+        self._hash: Final = self._hash_of(index) if has_dir_index else None
+
+    def _hash_of(self, index: Index | None) -> NameHash:
+        shared = self._shared
+        return shared.hash_of(index.hash_version) if index else shared.default_hash
 
     def _damaged(self, what: str) -> VfsError:
         return self._shared.damaged(self._number, what)
 
     # Blocks.
+
+    def _read_index(self) -> Index:
+        count = self._blocks.end
+        return IndexReader(self._volume, self._number, self._seed, count, self._block).read()
 
     def _find_blocks(self, inode: Inode) -> Leaf:
         """The map of the directory, checked: it has no holes, and no block occurs twice, so that
@@ -222,9 +224,9 @@ class Directory:
         if self._inline:
             entries = list(self._inline_entries())
         else:
-            blocks: range | list[int] = range(self._blocks.end)
+            blocks = self._leaves
             if self._index:
-                blocks = list(self._index.leaves[at : self._index.group_end(at)])
+                blocks = blocks[at : self._index.group_end(at)]
             if len(blocks) << self._volume.block_bits > limits.DIRECTORY_LINEAR_BYTES_MAX:
                 raise self._damaged("so much without an index that it needs e2fsck -D first")
             entries = [entry for block in blocks for entry in self._leaf_entries(block)]

@@ -21,19 +21,13 @@ from appliance.fsimage.ext4 import layout
 from appliance.fsimage.ext4.cache import Cache
 from appliance.fsimage.ext4.crc import crc32c
 from appliance.fsimage.ext4.inode import Inode
-from appliance.fsimage.ext4.layout import ext4_extent_header
+from appliance.fsimage.ext4.layout import ext4_extent, ext4_extent_header, ext4_extent_idx
 from appliance.fsimage.ext4.volume import Volume
 from appliance.vfs.errors import VfsError
 
 _DIRECT_BLOCKS: Final = 12
 _EVERYTHING: Final = 1 << 63
 """A logical block number that no file reaches: maps end there with a hole."""
-
-_EXTENT: Final = struct.Struct("<IHHI")
-"""ext4_extent: ee_block, ee_len, ee_start_hi, ee_start_lo."""
-
-_INDEX: Final = struct.Struct("<IIHxx")
-"""ext4_extent_idx: ei_block, ei_leaf_lo, ei_leaf_hi."""
 
 
 @dataclass(slots=True)
@@ -72,6 +66,8 @@ class Leaf:
     """All extents of the logical blocks `first` to `end` (exclusive)."""
 
     __slots__ = ("end", "extents", "first", "starts")
+
+    depth = 0
 
     def __init__(self, first: int, end: int, extents: list[Extent]) -> None:
         self.first = first
@@ -185,7 +181,7 @@ class ExtentTree(BlockMap):
         """The piece of the tree in block `physical`."""
         key = (self._number, physical)
         piece = self._maps.pieces.get(key)
-        if piece is None or piece.first != first or piece.end != end:
+        if piece is None or (piece.first, piece.end, piece.depth) != (first, end, depth):
             raw = self._volume.block(physical)
             piece = self._parse(raw, first, end, depth)
             self._check_checksum(raw, physical)
@@ -196,7 +192,7 @@ class ExtentTree(BlockMap):
         if not self._volume.has_metadata_csum:
             return
         header = ext4_extent_header.decode(raw)
-        tail = ext4_extent_header.SIZE + header.eh_max * _EXTENT.size
+        tail = ext4_extent_header.SIZE + header.eh_max * ext4_extent.SIZE
         seed = self._volume.inode_seed(self._number, self._generation)
         if crc32c(seed, raw[:tail]) != int.from_bytes(raw[tail : tail + 4], "little"):
             raise self._damaged(f"a wrong checksum in extent block {physical}")
@@ -204,7 +200,7 @@ class ExtentTree(BlockMap):
     def _parse(self, raw: bytes, first: int, end: int, depth: int) -> Leaf | Branch:
         """The piece in `raw`, of which only `depth` and the range of its keys are known."""
         header = ext4_extent_header.decode(raw)
-        room = (len(raw) - ext4_extent_header.SIZE) // _EXTENT.size
+        room = (len(raw) - ext4_extent_header.SIZE) // ext4_extent.SIZE
         if header.eh_magic != layout.EXTENT_MAGIC:
             raise self._damaged("an extent block without its magic")
         if not header.eh_entries <= header.eh_max <= room:
@@ -212,14 +208,14 @@ class ExtentTree(BlockMap):
         if header.eh_depth != depth or (depth and not header.eh_entries):
             raise self._damaged(f"an extent block of depth {header.eh_depth} where {depth} belongs")
         start = ext4_extent_header.SIZE
-        entries = raw[start : start + header.eh_entries * _EXTENT.size]
+        entries = raw[start : start + header.eh_entries * ext4_extent.SIZE]
         if depth:
             return Branch(first, end, depth, self._branches(entries, first, end))
         return Leaf(first, end, self._extents(entries, first, end))
 
     def _branches(self, entries: bytes, first: int, end: int) -> list[tuple[int, int]]:
         found = []
-        for key, low, high in _INDEX.iter_unpack(entries):
+        for key, low, high in ext4_extent_idx.STRUCT.iter_unpack(entries):
             physical = low | high << 32
             if not first <= key < end or not self._volume.has_blocks(physical):
                 raise self._damaged(f"an extent block {physical} for {key} that cannot be there")
@@ -229,7 +225,7 @@ class ExtentTree(BlockMap):
 
     def _extents(self, entries: bytes, first: int, end: int) -> list[Extent]:
         found = []
-        for logical, length, high, low in _EXTENT.iter_unpack(entries):
+        for logical, length, high, low in ext4_extent.STRUCT.iter_unpack(entries):
             written = length <= layout.EXTENT_WRITTEN_MAX
             count = length if written else length - layout.EXTENT_WRITTEN_MAX
             physical = low | high << 32

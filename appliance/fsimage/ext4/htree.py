@@ -64,10 +64,13 @@ class Index:
 class IndexReader:
     """Reads the index of one directory, and checks it."""
 
-    def __init__(self, volume: Volume, number: int, seed: int, block_at: BlockAt) -> None:
+    def __init__(
+        self, volume: Volume, number: int, seed: int, block_count: int, block_at: BlockAt
+    ) -> None:
         self._volume: Final = volume
         self._number: Final = number
         self._seed: Final = seed
+        self._block_count: Final = block_count
         self._block_at: Final = block_at
 
     def _damaged(self, what: str) -> VfsError:
@@ -124,11 +127,13 @@ class IndexReader:
             raise self._damaged("a wrong checksum")
 
     def _check_leaves(self, hashes: array[int], blocks: array[int]) -> None:
-        """Hashes ascend, and no block is used twice: so nothing here can loop."""
+        """Hashes ascend, every block is there, and none is used twice: so nothing can loop."""
         before = 0
         for value in hashes:
             if value < before:
                 raise self._damaged("hashes that do not ascend")
             before = value
-        if len(set(blocks)) != len(blocks) or 0 in blocks:
+        if min(blocks) == 0 or max(blocks) >= self._block_count:
+            raise self._damaged("blocks that are not there")
+        if len(set(blocks)) != len(blocks):
             raise self._damaged("blocks that occur twice")

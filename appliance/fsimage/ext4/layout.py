@@ -20,18 +20,6 @@ be_bytes16 = Annotated[bytes, ">16s"]
 SUPERBLOCK_OFFSET: Final = 1024
 EXT4_SUPER_MAGIC: Final = 0xEF53
 
-COMPAT: Final = {
-    0x0001: "dir_prealloc",
-    0x0002: "imagic_inodes",
-    0x0004: "has_journal",
-    0x0008: "ext_attr",
-    0x0010: "resize_inode",
-    0x0020: "dir_index",
-    0x0200: "sparse_super2",
-    0x0400: "fast_commit",
-    0x0800: "stable_inodes",
-    0x1000: "orphan_file",
-}
 COMPAT_HAS_JOURNAL: Final = 0x0004
 COMPAT_DIR_INDEX: Final = 0x0020
 COMPAT_SPARSE_SUPER2: Final = 0x0200
@@ -135,8 +123,6 @@ class ext4_super_block(Record):
 # --- Block Group Descriptors -------------------------------------------------
 
 BG_INODE_UNINIT: Final = 0x1
-BG_BLOCK_UNINIT: Final = 0x2
-BG_INODE_ZEROED: Final = 0x4
 
 BG_CHECKSUM_OFFSET: Final = 0x1E
 
@@ -253,7 +239,6 @@ class ext4_extent(Record):
 
 # --- Linear Directories ------------------------------------------------------
 
-DIR_ENTRY_HEADER_BYTES: Final = 8
 DIR_TAIL_FILE_TYPE: Final = 0xDE
 
 

@@ -53,8 +53,8 @@ class Record:
 
     SIZE: ClassVar[int]
 
-    unpack: ClassVar[Callable[[Buffer, int], tuple[Any, ...]]]
-    """The values of all fields of the record at an offset."""
+    STRUCT: ClassVar[Struct]
+    """All fields, for loops in which objects would cost too much."""
 
     encode_into: ClassVar[Callable[[Any, bytearray, int], None]]
     """`encode_into(buffer, offset)`: put the fields there, and touch nothing between them."""
@@ -62,7 +62,7 @@ class Record:
     @classmethod
     def decode(cls, buffer: Buffer, offset: int = 0) -> Self:
         """The record at `offset`."""
-        return cls(*cls.unpack(buffer, offset))
+        return cls(*cls.STRUCT.unpack_from(buffer, offset))
 
 
 T = TypeVar("T", bound=Record)
@@ -81,7 +81,7 @@ def record(size: int) -> Callable[[type[T]], type[T]]:
         made: Any = dataclass(slots=True)(cls)
         made.SIZE = size
         declared = _fields_of(made, size)
-        made.unpack = _unpacker(declared, size)
+        made.STRUCT = _struct(declared, size)
         made.encode_into = _encoder(cls.__name__, declared)
         result: type[T] = made
         return result
@@ -105,13 +105,13 @@ def _fields_of(cls: Any, size: int) -> list[tuple[str, int, str]]:
     return found
 
 
-def _unpacker(declared: list[tuple[str, int, str]], size: int) -> Any:
-    """Reads all fields in one go, and skips what is between them."""
+def _struct(declared: list[tuple[str, int, str]], size: int) -> Struct:
+    """All fields, and blanks for what is between them."""
     layout, end = declared[0][2][0], 0
     for _, offset, code in declared:
         layout += "x" * (offset - end) + code[1:]
         end = offset + Struct(code).size
-    return Struct(layout + "x" * (size - end)).unpack_from
+    return Struct(layout + "x" * (size - end))
 
 
 def _encoder(record_name: str, declared: list[tuple[str, int, str]]) -> Any:
