@@ -39,6 +39,7 @@ from appliance.netstack.link.interface import ClosableLink, LinkError
 from appliance.netstack.link.tap import TapLink
 from appliance.netstack.stack import HostConfig, Stack
 from appliance.netstack.tcp.connection import Connection
+from appliance.netstack.tcp.patience import KeepAlive
 from appliance.netstack.udp import UdpSocket
 from appliance.nfsd.service import WRITE_VERIFIER_BYTES, Nfsd
 from appliance.oncrpc.leader import Leader, ServiceQueue
@@ -246,9 +247,8 @@ class Machine:
             self._listen_udp(port)
 
     def _accept(self, connection: Connection) -> TcpTransport:
-        connection.keep_alive(
-            self._clock.now(), CLIENT_IDLE_MAX, CLIENT_PROBE_INTERVAL, CLIENT_PROBES
-        )
+        patience = KeepAlive(CLIENT_IDLE_MAX, CLIENT_PROBE_INTERVAL, CLIENT_PROBES)
+        connection.keep_alive(patience)
         return TcpTransport(connection, self._rpc)
 
     def _listen_udp(self, port: int) -> None:
