@@ -302,16 +302,13 @@ class Connection:
 
     def predict(self) -> None:
         """Say which segment express.py may take: in order, while nothing else is going on."""
-        rcv, recovery = self.rcv, self.recovery
+        rcv = self.rcv
         normal = (
             self.state is State.ESTABLISHED
             and not self.paused
             and not rcv.pieces
             and not rcv.out_of_order
             and rcv.fin is None
-            and not recovery.active
-            and not recovery.duplicates
-            and self.snd.lost == self.snd.lost_end
             and not self.probes
         )
         if not normal:

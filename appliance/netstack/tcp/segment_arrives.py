@@ -246,8 +246,10 @@ def update_window(c: Connection, seg: Segment) -> None:
     snd.wnd = seg.wnd << snd.shift
     snd.wl1, snd.wl2 = seg.seq, seg.ack
     snd.wnd_max = max(snd.wnd_max, snd.wnd)
-    if snd.wnd and (was_closed or c.probes):
-        window_opened(c)
+    if snd.wnd:
+        c.probes = 0
+        if was_closed:
+            window_opened(c)
     if snd.nxt < snd.limit:
         c.mark()
 
@@ -255,7 +257,6 @@ def update_window(c: Connection, seg: Segment) -> None:
 def window_opened(c: Connection) -> None:
     """It was closed. What is in flight was sent into a closed window and thrown away."""
     snd = c.snd
-    c.probes = 0
     c.resend_timer.clear()
     if snd.una < snd.nxt:
         snd.lose(snd.una, snd.nxt)
@@ -293,7 +294,6 @@ def process_text(c: Connection, seg: Segment) -> None:
     beyond = seg.seq + len(text) - limit
     if beyond > 0:
         c.counters["tcp.text_beyond_window"] += 1
-        seg.flags &= ~FIN  # it is not reached
         text = text[: max(len(text) - beyond, 0)]
     # A hole, its filling, and what does not fit are reported at once (RFC 5681 section 4.2).
     at_once = beyond > 0 or seg.seq > rcv.nxt or bool(rcv.out_of_order)

@@ -125,6 +125,20 @@ def test_a_super_segment_is_a_whole_number_of_segments(wire: Wire) -> None:
     wire.ours(PSH | ACK, seq=14_601, size=100)
 
 
+def test_a_super_segment_does_not_end_in_the_middle(wire: Wire) -> None:
+    """A window that is no multiple of the MSS leaves no small segment in the middle of the text."""
+    wire.host(offload=True).established(window=10_000)
+    wire.user.send([bytes(20_000)])
+    wire.ours(ACK, seq=1, size=6 * 1460)
+    wire.quiet()
+    wire.user.congestion.window = 2 * 1460 + 700
+    wire.after(200 * MILLISECOND).ours(ACK, seq=1, size=1460)
+    wire.user.congestion.window = 2 * 1460 + 700
+    wire.peer(ACK, seq=1, ack=1461)
+    wire.ours(ACK, seq=1461, size=2 * 1460)
+    wire.quiet()
+
+
 def test_a_super_segment_keeps_to_what_the_link_takes(wire: Wire) -> None:
     """44 segments of 1460 bytes are as much as fits in one packet."""
     wire.host(offload=True)

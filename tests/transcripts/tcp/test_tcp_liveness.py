@@ -136,6 +136,7 @@ def test_every_death_is_told_once_and_leaves_nothing(
     assert not wire.tcp.connections
     assert not wire.listener.open
     assert not wire.listener.half_open
+    assert not wire.tcp._time_wait
     assert wire.tcp.budget.used == 0
     wire.after(100 * SECOND).quiet()
     assert wire.timers.next_deadline is None

@@ -7,8 +7,8 @@ import pytest
 from appliance.clock import MILLISECOND, SECOND
 from appliance.limits import TCP_GIVE_UP_AFTER, TCP_ORPHAN_AFTER
 from appliance.netstack.tcp.state import State
-from appliance.netstack.wire.tcp import ACK, FIN, PSH, RST, SYN
-from tests.transcripts.tcp_wire import Wire
+from appliance.netstack.wire.tcp import ACK, FIN, PSH, RST, SYN, Segment
+from tests.transcripts.tcp_wire import OURS, PEER, Wire
 
 MSS = 1460
 
@@ -196,6 +196,50 @@ def test_a_partial_acknowledgement_shows_the_next_hole(wire: Wire) -> None:
     wire.peer(ACK, seq=1, ack=at(8))
     assert not wire.user.recovery.active
     assert wire.user.congestion.window <= window
+
+
+def test_a_partial_acknowledgement_keeps_count_of_what_has_departed(wire: Wire) -> None:
+    """RFC 6582 section 3.2 step 3: less by what was acknowledged, and one segment more."""
+    wire.established()
+    send_segments(wire, 10)
+    for _ in range(6):
+        wire.peer(ACK, seq=1, ack=at(0))
+    assert wire.user.snd.departed == 6 * MSS
+    wire.peer(ACK, seq=1, ack=at(3))
+    assert wire.user.snd.departed == 4 * MSS
+    wire.ignore()
+
+
+def test_only_the_first_partial_acknowledgement_restarts_the_timer(wire: Wire) -> None:
+    """RFC 6582 section 3.2 step 3, the impatient way: many holes are faster mended by a timeout."""
+    wire.established()
+    send_segments(wire, 8)
+    for _ in range(3):
+        wire.peer(ACK, seq=1, ack=at(0))
+    wire.after(100 * MILLISECOND).peer(ACK, seq=1, ack=at(2))
+    wire.after(190 * MILLISECOND).peer(ACK, seq=1, ack=at(4))
+    wire.ignore()
+    wire.after(9 * MILLISECOND).quiet()
+    assert wire.user.recovery.active
+    wire.after(1 * MILLISECOND).ours(ACK, seq=at(4), size=MSS)
+    assert not wire.user.recovery.active
+
+
+def test_a_retransmission_that_is_no_longer_needed_leaves_no_right_to_send(wire: Wire) -> None:
+    """Duplicates, and the acknowledgement of everything, in one frame: nothing may then go into the
+    window that was closed with it."""
+    wire.established()
+    send_segments(wire, 4)
+    wire.user.congestion.window = 4 * MSS
+    wire.user.send([bytes(10 * MSS)])
+    wire.quiet()
+    for ack, window in ((0, 65535), (0, 65535), (0, 65535), (4, 0)):
+        packet = Segment(
+            wire.peer_port, wire.our_port, wire.peer_isn + 1, (wire.our_isn or 0) + at(ack), ACK,
+            window,
+        ).emit()  # fmt: skip
+        wire.tcp.arrives(PEER, OURS, packet, 0, len(packet), True, wire.now)
+    wire.quiet()
 
 
 def test_duplicates_after_recovery_are_not_a_new_loss(wire: Wire) -> None:

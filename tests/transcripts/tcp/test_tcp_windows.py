@@ -147,6 +147,37 @@ def test_a_peer_may_shrink_its_window(wire: Wire) -> None:
     wire.ours(PSH | ACK, seq=11_681, size=320)
 
 
+def test_a_window_shrunk_to_nothing_opens_again(wire: Wire) -> None:
+    """RFC 9293 section 3.8.6.2.1: the peer may have thrown away what was out, so it goes again."""
+    wire.established()
+    wire.user.send([b"abc"])
+    wire.ours(PSH | ACK, seq=1, text=b"abc")
+    wire.peer(ACK, seq=1, ack=1, window=0)
+    wire.quiet()
+    wire.peer(ACK, seq=1, ack=1, window=1000)
+    wire.ours(PSH | ACK, seq=1, text=b"abc")
+
+
+def test_a_segment_that_was_overtaken_does_not_change_the_window(wire: Wire) -> None:
+    """RFC 9293 section 3.10.7.4: SND.WL1, of segments that are both inside the window."""
+    wire.established(window=3000)
+    wire.peer(PSH | ACK, seq=5, ack=1, text=b"later", window=5000)
+    wire.peer(ACK, seq=1, ack=1, window=0)
+    wire.ignore()
+    assert wire.user.snd.wnd == 5000
+
+
+def test_a_fin_does_not_go_beyond_the_window(wire: Wire) -> None:
+    """RFC 9293 section 3.4: it takes a number like a byte of text."""
+    wire.established(window=3)
+    wire.user.send([b"abc"])
+    wire.user.close()
+    wire.ours(PSH | ACK, seq=1, text=b"abc")
+    wire.quiet()
+    wire.peer(ACK, seq=1, ack=4, window=1)
+    wire.ours(FIN | ACK, seq=4)
+
+
 def test_an_older_segment_does_not_change_the_window(wire: Wire) -> None:
     """RFC 9293 section 3.10.7.4, fifth step: SND.WL1 and SND.WL2 tell which is newer."""
     wire.established(window=3000)
@@ -174,6 +205,11 @@ def test_a_little_window_is_not_worth_a_segment(wire: Wire) -> None:
     wire.peer(ACK, seq=1, ack=4381, window=100)
     wire.quiet()
     wire.after(200 * MILLISECOND).ours(ACK, seq=4381, size=100)
+    assert wire.user.probes == 1
+    wire.peer(ACK, seq=1, ack=4481, window=5000)
+    wire.ours(ACK, seq=4481, size=1460)
+    wire.ours(PSH | ACK, seq=5941, size=60)
+    assert wire.user.probes == 0
 
 
 # --- our window ----------------------------------------------------------------------------------
@@ -260,6 +296,14 @@ def test_text_beyond_our_window_is_cut_off(wire: Wire) -> None:
     wire.ours(ACK, ack=1001, window=0)
     wire.state(State.ESTABLISHED)
     wire.user.resume()
+    wire.ours(ACK, ack=1001, window=1000)
+    assert len(wire.app.text) == 1000
+
+
+def test_text_beyond_our_window_is_cut_off_though_it_is_the_next(wire: Wire) -> None:
+    """RFC 9293 section 3.10.7.4: also where the user would take more at once."""
+    wire.host(receive_bytes=1000).established()
+    wire.peer(PSH | ACK, seq=1, ack=1, text=bytes(1500))
     wire.ours(ACK, ack=1001, window=1000)
     assert len(wire.app.text) == 1000
 
