@@ -60,7 +60,8 @@ class Namespace:
         run("ip", "netns", "add", self.name)
         try:
             self.ip("link set lo up")
-            self.ip("link add br0 type bridge")
+            # With an address of its own: else it takes one of its ports', and changes it with them.
+            self.ip("link add br0 address 02:00:00:00:00:01 type bridge")
             self.ip("link set br0 up")
             self.ip(f"address add {HOST}/24 dev br0")
         except AssertionError:
