@@ -8,8 +8,7 @@ import random
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.packet import Packet, Raw
 
-from tests.interop.hostile import Attacker
-from tests.interop.hostile_headers import Attack, Expected
+from tests.interop.hostile import Attack, Attacker, Expected
 
 ECHO = bytes(ICMP(id=0xF7) / Raw(bytes(range(256)) * 4))
 """1032 bytes: what the honest fragments here carry."""

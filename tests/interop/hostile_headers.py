@@ -1,25 +1,17 @@
-"""Attacks by single frames: headers that are cut, that lie, that come from nobody.
-
-An attack sends its frames, and returns how often which counter has to tell of them. Where only the
-sum is known (a cut may end in one header or in the next), the key is several names with a "|".
-"""
+"""Attacks by single frames: headers that are cut, that lie, that come from nobody."""
 
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
 from scapy.layers.l2 import ARP, Dot1Q, Dot3, Ether
 from scapy.packet import Packet, Raw
 
-from tests.interop.hostile import EVERYBODY_MAC, EVIL, EVIL_MAC, Attacker
+from tests.interop.hostile import EVERYBODY_MAC, EVIL, EVIL_MAC, Attack, Attacker, Expected
 from tests.interop.lab import HOST, SERVER
-
-Expected = Counter[str]
-Attack = Callable[[Attacker], Expected]
 
 IP_AT, TRANSPORT_AT = 14, 34
 

@@ -9,6 +9,7 @@ from typing import Final
 from appliance.nfsd.v3.protocol import NFS_PROGRAM, NFS_V3
 from appliance.oncrpc.record import RecordReader, mark
 from tests.interop.hostile import Attacker
+from tests.sim.nfs_client import NfsClient
 from tests.sim.rpc_client import Reply, RpcClient
 
 NULL_CALL: Final = RpcClient(anonymous=True).header(NFS_PROGRAM, NFS_V3, 0)
@@ -59,6 +60,23 @@ def ask(attacker: Attacker, call: bytes, stream: socket.socket | None = None) ->
     stream.sendall(recorded(call))
     (reply,) = replies(stream, 1)
     return reply
+
+
+def ask_datagram(attacker: Attacker, call: bytes, port: int = 2049) -> Reply:
+    """One call over UDP."""
+    with attacker.udp(port) as wire:
+        wire.send(call)
+        return RpcClient.reply(wire.recv(1 << 16))
+
+
+def client_of(attacker: Attacker, **identity: int) -> NfsClient:
+    """An NFS client that makes a connection for every call."""
+
+    def play(call: bytes, port: int) -> Reply:
+        (reply,) = ask_all(attacker, [call], port)
+        return reply
+
+    return NfsClient(play, RpcClient(**identity))  # type: ignore[arg-type]
 
 
 def was_hung_up(stream: socket.socket) -> bool:

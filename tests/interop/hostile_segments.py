@@ -18,8 +18,7 @@ from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from tests.interop.hostile import Attacker, drain, received
-from tests.interop.hostile_headers import Attack, Expected
+from tests.interop.hostile import Attack, Attacker, Expected, drain, received
 from tests.interop.hostile_rpc import NULL_CALL, ask, recorded
 from tests.interop.lab import HOST, SERVER
 
