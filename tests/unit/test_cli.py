@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from appliance.cli import UsageError, main, parse_mount, parser, settings_of
+from appliance.cli import UsageError, main, notify, parse_mount, parser, settings_of
 from appliance.machine import MountSpec
 
 
@@ -109,3 +112,18 @@ def test_check_exports_prints_the_table_or_what_is_wrong(
     assert main(["--check-exports", str(bad)]) == 1
     out, err = capsys.readouterr()
     assert f"{bad}:1:" in err
+
+
+def test_the_service_manager_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        notify("READY=1")
+        assert manager.recv(100) == b"READY=1"
+
+
+def test_a_python_without_assertions_is_refused() -> None:
+    command = [sys.executable, "-O", "-m", "appliance", "--ip", "10.0.0.5", "--memory", "1M"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: python -O")
