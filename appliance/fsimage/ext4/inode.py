@@ -31,7 +31,7 @@ class Inode:
 
     @property
     def type(self) -> FileType:
-        """What it is: known to be one of them."""
+        """What it is; `read` has seen that it is something."""
         return _TYPES[self.disk.i_mode >> 12]
 
     def has_flag(self, flag: int) -> bool:
@@ -48,7 +48,12 @@ def read(volume: Volume, number: int) -> Inode:
     ordinary = superblock.first_inode <= number <= superblock.disk.s_inodes_count
     if not ordinary and number != layout.EXT4_ROOT_INO:
         raise volume.damaged(f"inode {number}", "is not one that a directory may name")
-    return read_any(volume, number)
+    inode = read_any(volume, number)
+    if inode.disk.i_mode >> 12 not in _TYPES:
+        raise volume.damaged(
+            f"inode {number}", f"is of no type that there is (mode {inode.disk.i_mode:o})"
+        )
+    return inode
 
 
 def read_any(volume: Volume, number: int) -> Inode:
@@ -90,8 +95,6 @@ def _problem(volume: Volume, inode: Inode, raw: bytes) -> str:
         return "has a wrong checksum"
     if disk.i_links_count == 0:
         raise VfsError(Code.STALE, f"inode {inode.number} is free")
-    if disk.i_mode >> 12 not in _TYPES and inode.number >= volume.superblock.first_inode:
-        return f"is of no type that there is (mode {disk.i_mode:o})"
     if disk.i_extra_isize > len(raw) - layout.GOOD_OLD_INODE_SIZE and disk.i_extra_isize:
         return f"has {disk.i_extra_isize} bytes of extra fields"
     if inode.size >= 1 << 63:

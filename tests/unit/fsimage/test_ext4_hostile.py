@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from appliance.fsimage.errors import ImageError
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4 import layout
 from appliance.fsimage.ext4.extents import BlockMaps, ExtentTree
@@ -353,6 +354,14 @@ def test_an_inode_that_cannot_be(image: Image, at: int, layout: str, value: int)
     with pytest.raises(VfsError) as caught:
         image.node(b"file")
     assert caught.value.code is Code.IO
+
+
+@pytest.mark.parametrize("mode", [0, 0o755, 0o100644, 0o170000])
+def test_a_root_that_is_no_directory(image: Image, mode: int) -> None:
+    block, offset = image.open().volume.inode_location(layout.EXT4_ROOT_INO)
+    image.put(block * BLOCK + offset, "<H", mode)
+    with pytest.raises((ImageError, VfsError)):
+        image.open()
 
 
 def test_inline_data_that_is_not_there(image: Image) -> None:

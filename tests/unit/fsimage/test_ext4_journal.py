@@ -3,6 +3,7 @@ says what they have to become; those of the kernel are in tests/interop/test_ima
 
 from __future__ import annotations
 
+import random
 import shutil
 import struct
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from appliance.fsimage.ext4.extents import BlockMaps
 from appliance.fsimage.ext4.filesystem import open_ext4
 from appliance.fsimage.ext4.superblock import Superblock
 from appliance.fsimage.ext4.volume import Volume
-from tests.unit.fsimage.damage import MemoryDevice, bounded_time
+from tests.unit.fsimage.damage import MemoryDevice, bounded_time, survey
 from tests.unit.fsimage.ext4_images import debugfs, e2fsck, make_image, run, sample_tree, view
 
 BLOCK = 1024
@@ -288,3 +289,18 @@ def test_a_block_that_cannot_be(tmp_path: Path) -> None:
     struct.pack_into(">I", raw, at + BLOCK - 4, crc32c(seed, bytes(raw[at : at + BLOCK])))
     with pytest.raises(ImageError, match="1073741824"):
         replayed(raw)
+
+
+@pytest.mark.parametrize("kind", ["plain", "checksum-v3"])
+def test_damage_anywhere_in_the_journal_is_survived(tmp_path: Path, kind: str) -> None:
+    """Refused, or served with errors: nothing else."""
+    journaled = three_transactions(tmp_path, kind)
+    for seed in range(100):
+        chance = random.Random(seed)
+        raw = journaled.raw()
+        for _ in range(chance.choice([1, 2, 4])):
+            at = journaled.at(chance.randrange(11)) + chance.randrange(chance.choice([64, BLOCK]))
+            raw[at] = chance.choice([0, 1, 0xFF, raw[at] ^ 1 << chance.randrange(8)])
+        found = survey(MemoryDevice(raw))
+        if kind == "checksum-v3":
+            assert found in (None, survey(MemoryDevice(journaled.raw())))
