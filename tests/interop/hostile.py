@@ -84,15 +84,19 @@ class Attacker:
         self.host_mac = _mac_of_host(netns)
         self.server_mac = EVERYBODY_MAC
         self._settled = 0
-        self.held: list[socket.socket] = []  # connections that stay open to the end
+        self.held: list[socket.socket] = []  # connections that stay open when an attack is over
         self.server_mac = self._ask_for_server()
 
     def close(self) -> None:
-        for stream in self.held:
-            stream.close()
+        self.let_go()
         self.sniffer.close()
         self._socket.close()
         self.inside.close()
+
+    def let_go(self) -> None:
+        """Close the connections that were held."""
+        while self.held:
+            self.held.pop().close()
 
     # --- frames -----------------------------------------------------------------------
 
@@ -273,7 +277,7 @@ Attack = Callable[[Attacker], Expected]
 ROUNDS: Final = 2
 
 
-def endure(attack: Attack, server: Appliance, folder: Path) -> None:
+def endure(attack: Attack, server: Appliance, folder: Path, grows: int = GROWS_MAX) -> None:
     """The attack, once to warm up (limits fill, the allocator takes what it needs), and then again
     under the eyes of `survives`."""
     put_file(server, folder)
@@ -281,7 +285,7 @@ def endure(attack: Attack, server: Appliance, folder: Path) -> None:
     try:
         attack(attacker)
         expected = Expected()
-        with survives(server, lambda: expected):
+        with survives(server, lambda: expected, grows):
             for _ in range(ROUNDS):
                 expected += attack(attacker)
     finally:
