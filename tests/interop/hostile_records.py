@@ -237,9 +237,10 @@ def never_read(attacker: Attacker) -> Expected:
     read = recorded(client.request(READ3args(big, 0, 1 << 20)))
     attacker.let_go()  # of those of the round before, whose memory these ones take
     for calls in (read * 300, recorded(NULL_CALL) * 200_000):
-        attacker.held.append(attacker.tcp(timeout=0.5))
+        stream = attacker.tcp(timeout=0.5)
+        attacker.held.append(stream)
         with suppress(TimeoutError):  # that is what a window is for
-            attacker.held[-1].sendall(calls)
+            stream.sendall(calls)
     return Expected({"nfs3.read": 4, "nfs3.null": 10_000})
 
 

@@ -83,7 +83,8 @@ class Peer:
         self.attacker.send([self.segment("A", options=options)])
         return len(text) == 28
 
-    def reset(self) -> None:
+    def close(self) -> None:
+        """Reset it."""
         self.attacker.send([self.segment("RA")])
 
 
@@ -156,7 +157,7 @@ def ack_storm(attacker: Attacker) -> Expected:
     assert 0 < len(outside) < 50
     assert len(peer.say(*[peer.segment("A")] * 500)) == 0
     assert peer.is_served()
-    peer.reset()
+    peer.close()
     return Expected({"tcp.outside_window": 1000, "tcp.challenges_suppressed": 900})
 
 
@@ -168,8 +169,23 @@ def out_of_order(attacker: Attacker) -> Expected:
     attacker.send(peer.segment("A", b"ab", seq=(1 << 20) + 3 * n) for n in range(1600))
     attacker.send([peer.segment("FA", bytes(1000), seq=(4 << 20) - 100)] * 10)
     attacker.send([peer.segment("FA", bytes(100), seq=64 << 20)] * 10)
-    peer.reset()
+    peer.close()
     return Expected({"tcp.no_room": 200, "tcp.text_beyond_window": 10, "tcp.outside_window": 10})
+
+
+def stingy(attacker: Attacker) -> Expected:
+    """Frames of 60 KB, each of which brings one new byte: what is kept of them is the byte, and not
+    the frame that it came in."""
+    peer = Peer(attacker)
+    whole = peer.segment("A", bytes(60_000), seq=1000)
+    frames = (
+        whole[:38] + (peer.seq + 1000 + n & 0xFFFF_FFFF).to_bytes(4, "big") + whole[42:]
+        for n in range(800)
+    )
+    attacker.send_super(frames)
+    assert peer.is_served()
+    attacker.held.append(peer)
+    return Expected({"nfs3.null": 1})
 
 
 # --- against the connection of somebody else ----------------------------------------------
@@ -281,11 +297,11 @@ def malformed_options(attacker: Attacker) -> Expected:
     for options in MALFORMED:
         peer = Peer(attacker, options)
         assert peer.is_served(), options
-        peer.reset()
+        peer.close()
     peer = Peer(attacker)
     for options in (*LATER, *MALFORMED):
         assert peer.is_served(options), options
-    peer.reset()
+    peer.close()
     return Expected({"tcp.resets_received": len(MALFORMED) + 1})
 
 
@@ -295,10 +311,10 @@ def vanishing(attacker: Attacker) -> Expected:
         attacker.send([changed(syn(attacker), next(_ports))])
         silent, reset, ended = Peer(attacker), Peer(attacker), Peer(attacker)
         attacker.send([silent.segment("PA", recorded(NULL_CALL)[:20])])
-        reset.reset()
+        reset.close()
         attacker.send([ended.segment("PA", recorded(NULL_CALL)), ended.segment("FA", seq=44)])
         silent.seq += 20
-        silent.reset()
+        silent.close()
         assert Peer(attacker).is_served()
     return Expected({"tcp.resets_received": 30})
 
@@ -326,7 +342,7 @@ def nonsense(attacker: Attacker) -> Expected:
             frame = bytearray(peer.segment("A", b"text", seq=1))
             frame[47] = flags
             attacker.send([bytes(_fresh(frame))])
-        peer.reset()
+        peer.close()
     return Expected()
 
 
@@ -342,6 +358,7 @@ ATTACKS: list[Attack] = [
     strays,
     ack_storm,
     out_of_order,
+    stingy,
     blind,
     forged_errors,
     malformed_options,

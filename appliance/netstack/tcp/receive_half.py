@@ -10,9 +10,10 @@ will be taken. What is promised is the capacity less what waiting text is charge
 charged at least 256 bytes, so that a peer that sends single bytes pays for the objects around them.
 
 Text can cost more than its bytes only while it waits in small pieces; those are then copied
-together. A peer that acknowledges rounding (see `advertise`) can get a little more than was meant.
-Beyond that, and when all connections together have too much, text is dropped: the peer sends it
-again.
+together. And a piece that is a small part of its frame is copied out of it, or a peer could make us
+keep frames of 64 KiB that bring one new byte each. A peer that acknowledges rounding (see
+`advertise`) can get a little more than was meant. Beyond that, and when all connections together
+have too much, text is dropped: the peer sends it again.
 
 Invariants, while the connection is synchronized:
   R1  nxt <= edge
@@ -54,6 +55,12 @@ class Budget:
 def charge_for(count: int) -> int:
     """What a piece of `count` bytes costs."""
     return count if count > TCP_PIECE_BYTES_MIN else TCP_PIECE_BYTES_MIN
+
+
+def apart(text: memoryview) -> memoryview:
+    """The text; copied, where it would keep alive a frame of more than four times its size."""
+    frame: bytes = text.obj  # type: ignore[assignment]
+    return memoryview(bytes(text)) if 4 * len(text) < len(frame) else text
 
 
 class ReceiveHalf:
@@ -175,9 +182,7 @@ class ReceiveHalf:
             self._budget.exhausted or self.count > self.capacity + self.capacity // 4
         ):
             return False
-        if skip:
-            text = text[skip:]
-        self._append(text)
+        self._append(apart(text[skip:]))
         if self.out_of_order:
             self._join()
         return True
@@ -203,7 +208,7 @@ class ReceiveHalf:
             reached += 1
             self.out_of_order_charge -= charge_for(len(text))
             if seq + len(text) > self.nxt:
-                self._append(text[self.nxt - seq :])
+                self._append(apart(text[self.nxt - seq :]))
         del queue[:reached]
 
     def _keep(self, seq: int, text: memoryview) -> bool:
@@ -222,7 +227,7 @@ class ReceiveHalf:
             if until > seq:
                 if len(queue) >= TCP_OUT_OF_ORDER_PIECES_MAX:
                     return False
-                piece = text[seq - taken : until - taken]
+                piece = apart(text[seq - taken : until - taken])
                 queue.insert(at, (seq, piece))
                 self.out_of_order_charge += charge_for(len(piece))
                 at += 1

@@ -154,3 +154,20 @@ def test_the_window_opens_in_steps() -> None:
     rcv.charge -= 1000
     assert rcv.has_opened
     assert rcv.advertise() == 3000
+
+
+def test_a_small_part_of_a_frame_does_not_keep_the_frame_alive() -> None:
+    """A peer with offload can send 60 KB in which one byte is new."""
+    rcv = started(capacity=MiB)
+
+    def frame() -> memoryview:
+        return memoryview(bytes(60_000))
+
+    for at in range(1, 50):
+        assert rcv.accept(FIRST + at, frame())  # behind a hole
+    assert rcv.accept(FIRST, frame()[:1])  # which is filled
+    for at in range(50, 100):
+        assert rcv.accept(FIRST + at, frame())  # from before RCV.NXT
+    kept = {id(piece.obj): len(piece.obj) for piece in rcv.pieces}  # type: ignore[arg-type]
+    assert pieces(rcv) == bytes(60_000 + 99)
+    assert sum(kept.values()) <= 60_000 + 99
