@@ -19,14 +19,18 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
 from appliance import limits
 from appliance.fsimage.errors import ImageError
+from appliance.trace import log
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.interface import AboutToWait, Buffer, waits_for_nobody
 
 WritableBuffer = bytearray | memoryview
+
+_BLOCK_DEVICES: Final = Path("/sys/block")
 
 _IOV_MAX: Final = os.sysconf("SC_IOV_MAX")
 
@@ -86,12 +90,23 @@ def _after(buffers: Sequence[Buffer], done: int) -> list[memoryview]:
     return left
 
 
+def _attached_to(path: str) -> list[str]:
+    """The loop devices through which a file can be written to."""
+    found = []
+    for backing in _BLOCK_DEVICES.glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):
+            device = backing.parents[1]
+            behind = backing.read_text().rstrip("\n")
+            if (device / "ro").read_text().strip() == "0" and os.path.samefile(behind, path):
+                found.append(f"/dev/{device.name}")
+    return found
+
+
 class FileDevice:
     """A file of the host, or a block device of it.
 
     The file is locked with flock(2), shared for reading and exclusively for writing, so that no
-    second process of ours writes to what this one reads. (The host's kernel takes no such lock
-    when it mounts the image.)
+    second process of ours writes to what this one reads.
     """
 
     def __init__(
@@ -124,9 +139,8 @@ class FileDevice:
                 "a directory is served with --directory" if stat.S_ISDIR(mode) else "",
             )
         try:
-            fcntl.flock(
-                self._fd, fcntl.LOCK_NB | (fcntl.LOCK_SH if self.read_only else fcntl.LOCK_EX)
-            )
+            kind = fcntl.LOCK_SH if self.read_only else fcntl.LOCK_EX
+            fcntl.flock(self._fd, fcntl.LOCK_NB | kind)
         except BlockingIOError:
             wanted = "written to by" if self.read_only else "in use by"
             raise ImageError(
@@ -134,7 +148,17 @@ class FileDevice:
                 "only readers can share an image; give each server a copy of its own",
             ) from None
         except OSError as error:
-            raise ImageError(f"cannot lock {self.path}: {error.strerror}") from None
+            if not self.read_only:
+                raise ImageError(f"cannot lock {self.path}: {error.strerror}") from None
+            log.warning("%s cannot be locked against writers: %s", self.path, error.strerror)
+        self._look_for_loop_devices()
+
+    def _look_for_loop_devices(self) -> None:
+        """The kernel takes no lock, but says which files it has behind its loop devices."""
+        for name in _attached_to(self.path):
+            if not self.read_only:
+                raise ImageError(f"{self.path} is in use by the kernel, as {name}", "unmount it")
+            log.warning("%s is also open as %s: what is written there is not seen", self.path, name)
 
     def read(self, offset: int, count: int) -> bytes:
         buffer = bytearray(count)

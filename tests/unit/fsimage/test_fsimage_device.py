@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from appliance import limits
+from appliance.fsimage import device as device_module
 from appliance.fsimage.device import BlockDevice, FileDevice, Overlay, Slice
 from appliance.fsimage.errors import ImageError
 from appliance.vfs.errors import Code, VfsError
@@ -156,6 +158,36 @@ def test_one_writer_or_many_readers(image: Path) -> None:
         FileDevice(image, read_only=False)
     writer.close()
     FileDevice(image).close()
+
+
+def test_what_the_kernel_has_open(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = tmp_path / "block" / "loop7"
+    (loop / "loop").mkdir(parents=True)
+    (loop / "loop" / "backing_file").write_text(f"{image}\n")
+    (loop / "ro").write_text("1\n")
+    monkeypatch.setattr(device_module, "_BLOCK_DEVICES", tmp_path / "block")
+    FileDevice(image).close()
+    assert not caplog.text
+    (loop / "ro").write_text("0\n")
+    FileDevice(image).close()
+    assert "also open as /dev/loop7" in caplog.text
+    with pytest.raises(ImageError, match="as /dev/loop7"):
+        FileDevice(image, read_only=False)
+
+
+def test_a_host_without_locks(
+    image: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuses(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    FileDevice(image).close()
+    assert "No locks available" in caplog.text
+    with pytest.raises(ImageError, match="cannot lock"):
+        FileDevice(image, read_only=False)
 
 
 def test_what_is_no_image(tmp_path: Path) -> None:
