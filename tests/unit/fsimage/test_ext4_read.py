@@ -68,10 +68,11 @@ def test_a_tree(tmp_path: Path, name: str, indexed: bool) -> None:
     tree = sample_tree(tmp_path / "tree")
     size = "100M" if name == "64k" else "24M"
     image = make_image(tmp_path / "fs.img", size, *MATRIX[name], tree=tree)
-    # (mke2fs forgets to count the tree in the quotas.)
-    options = "-fyD" if indexed else "-fy"
-    run(["sh", "-c", f"e2fsck {options} {image} > /dev/null; test $? -le 1"])
-    e2fsck(image)
+    if name != "mmp":  # with which e2fsck waits for ten seconds whether somebody else comes
+        # (mke2fs forgets to count the tree in the quotas.)
+        options = "-fyD" if indexed else "-fy"
+        run(["sh", "-c", f"e2fsck {options} {image} > /dev/null; test $? -le 1"])
+        e2fsck(image)
     before = image.read_bytes()
     filesystem = open_ro(image)
     found = {bytes.fromhex(path): what for path, what in view(filesystem).items()}
