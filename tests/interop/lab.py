@@ -272,7 +272,7 @@ def make_tree(top: Path) -> None:
 
 def make_image(image: Path, tree: Path, megabytes: int = 64) -> None:
     """An ext4 image that holds `tree`."""
-    run("mke2fs", "-q", "-t", "ext4", "-d", tree, image, f"{megabytes}M")
+    run("mke2fs", "-q", "-t", "ext4", "-b", "4096", "-d", tree, image, f"{megabytes}M")
 
 
 def checksums(top: Path) -> dict[str, str]:
