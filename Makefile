@@ -12,6 +12,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTHON_TOOLS := tools/guest-build tools/guest-run tools/capture-oracle
 
 .PHONY: demo test check unit bench venv guest clean
 
@@ -19,12 +20,14 @@ demo: .cache/packages-demo $(VENV)/.made
 	PYTHON=$(BIN)/python tools/demo
 
 test: check .cache/packages-test guest
-	$(BIN)/pytest
+	$(BIN)/pytest --durations=15
 
 check: $(VENV)/.made
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --explicit-package-bases tests images
+	for tool in $(PYTHON_TOOLS); do $(BIN)/mypy --scripts-are-modules $$tool || exit; done
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/test_tidy.py
 
