@@ -239,7 +239,8 @@ REPLY_KEPT_FOR: Final = 120 * SECOND
 """Clients ask again within a minute (Linux over TCP); much later, the same xid is another call."""
 
 CONNECTIONS_MAX: Final = 256
-"""Streams with RPC sessions; further ones are refused. A client holds one to sixteen (nconnect)."""
+"""Streams with RPC sessions; a further one takes the place of the one that has been silent longest.
+A client holds one to sixteen (nconnect)."""
 
 CALLS_IN_PROGRESS_MAX: Final = 64
 """Of one connection. More wait in the connection, which is not read meanwhile: TCP pushes back."""

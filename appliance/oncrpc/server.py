@@ -293,9 +293,12 @@ class StreamSession(Session):
         self._ended = False
         self._closed = False
         self._lost = False
+        self.heard = server.heard  # when it last said something
 
     def text_arrived(self, text: Sequence[memoryview]) -> None:
         """The next bytes of the connection."""
+        server = self.server
+        server.heard = self.heard = server.heard + 1
         try:
             self._held.extend(self._reader.feed(text))
         except RecordError as error:
@@ -319,8 +322,13 @@ class StreamSession(Session):
             return
         self._lost = self.reply_lost() or self.in_progress > 0
         self._ended = True
-        self.server.stream_ended()
+        self.server.stream_ended(self)
         self._close_when_done()
+
+    @property
+    def is_idle(self) -> bool:
+        """True: nothing is lost but time when the connection is closed."""
+        return not (self.in_progress or self._held or self.transport.unsent_bytes)
 
     def finished(self) -> None:
         self.in_progress -= 1
@@ -402,23 +410,35 @@ class RpcServer:
         self.reply_cache: Final = ReplyCache(clock)
         self.share = limits.CALLS_IN_PROGRESS_MAX  # calls in progress of each stream
         self.datagram_calls = 0
-        self._streams = 0
+        self.heard = 0  # how often any stream has said something
+        self._streams: dict[StreamSession, None] = {}  # the oldest first
         self._callers: dict[bytes, Credential] = {}  # by UDP
         self._told: set[tuple[Procedure, type[Exception]]] = set()
         self.tells_calls: Final = log.isEnabledFor(logging.DEBUG)
 
     def stream(self, transport: Transport) -> StreamUser:
         """A new connection; who gets its bytes."""
-        if self._streams >= limits.CONNECTIONS_MAX:
+        if len(self._streams) >= limits.CONNECTIONS_MAX and not self._make_room():
             self.counters["rpc.refused_connection"] += 1
             return RefusedStream(transport)
-        self._streams += 1
+        session = StreamSession(self, transport)
+        self._streams[session] = None
         self._share_out()
-        return StreamSession(self, transport)
+        return session
 
-    def stream_ended(self) -> None:
+    def _make_room(self) -> bool:
+        """Close the stream that has been silent longest, so that idle connections cannot keep
+        others out; its client, if it is a good one, connects again when it has something to say."""
+        idle = [stream for stream in self._streams if stream.is_idle]
+        if not idle:
+            return False
+        self.counters["rpc.closed_idle"] += 1
+        min(idle, key=lambda stream: stream.heard).ended()
+        return True
+
+    def stream_ended(self, stream: StreamSession) -> None:
         """One connection less."""
-        self._streams -= 1
+        del self._streams[stream]
         self._share_out()
 
     def datagram(self, transport: Transport, data: Buffer) -> None:
@@ -437,5 +457,5 @@ class RpcServer:
             log.error("%r is broken; its callers get SYSTEM_ERR", procedure, exc_info=error)
 
     def _share_out(self) -> None:
-        equal = limits.CALLS_IN_PROGRESS_TOTAL // max(1, self._streams)
+        equal = limits.CALLS_IN_PROGRESS_TOTAL // max(1, len(self._streams))
         self.share = max(limits.CALLS_IN_PROGRESS_MIN, min(equal, limits.CALLS_IN_PROGRESS_MAX))

@@ -199,16 +199,18 @@ def _all_refused(attacker: Attacker, cases: Iterable[tuple[bytes, object]]) -> E
 
 
 def too_many(attacker: Attacker) -> Expected:
-    """More connections than there may be, with nothing on them. Those that have one keep it; when
-    they are gone, there is room for others."""
+    """More connections than there may be, with nothing on them: those that have been silent
+    longest make room, and whoever has something to say says it."""
     streams = [attacker.tcp() for _ in range(CONNECTIONS_MAX + 44)]
-    assert ask(attacker, NULL_CALL, streams[0]).succeeded
-    with attacker.tcp() as refused:
-        refused.sendall(recorded(NULL_CALL))
-        assert was_hung_up(refused)
+    for stream in streams[:44]:
+        assert was_hung_up(stream)
+    for stream in (streams[44], streams[-1]):
+        assert ask(attacker, NULL_CALL, stream).succeeded
+    with attacker.tcp() as another:
+        assert ask(attacker, NULL_CALL, another).succeeded
     for stream in streams:
         stream.close()
-    return Expected({"rpc.refused_connection": 45})
+    return Expected({"rpc.closed_idle": 45})
 
 
 def hang_ups(attacker: Attacker) -> Expected:

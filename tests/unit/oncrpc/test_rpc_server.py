@@ -329,14 +329,29 @@ def test_more_connections_make_smaller_shares(world: World) -> None:
     assert world.server.share == limits.CALLS_IN_PROGRESS_MAX
 
 
-def test_one_connection_too_many_is_refused(world: World) -> None:
+def test_one_connection_too_many_takes_the_place_of_the_one_silent_longest(world: World) -> None:
+    connections = [world.connect() for _ in range(limits.CONNECTIONS_MAX)]
+    connections[0][1].text_arrived([record(client.call(counter2, 1))])
+    world.serve()
+    transport, session = world.connect()
+    assert [t.state for t, _ in connections[:3]] == ["open", "closed", "open"]
+    session.text_arrived([record(client.call(counter2, 1))])
+    world.serve()
+    assert transport.state == "open" and len(transport.sent) == 1
+    assert world.counters["rpc.closed_idle"] == 1
+    connections[1][1].ended()
+    assert world.server.share == limits.CALLS_IN_PROGRESS_MIN, "it was counted once"
+
+
+def test_one_connection_too_many_is_refused_while_all_are_busy(world: World) -> None:
     for _ in range(limits.CONNECTIONS_MAX):
-        world.connect()
+        world.connect()[1].text_arrived([record(client.call(counter2, 1))])
+    pending = len(world.pending)
     transport, session = world.connect()
     assert world.counters["rpc.refused_connection"] == 1
     session.room_again()
     session.text_arrived([record(client.call(counter2, 1))])
-    assert transport.state == "aborted" and not world.pending
+    assert transport.state == "aborted" and len(world.pending) == pending
     session.ended()
     assert world.server.share == limits.CALLS_IN_PROGRESS_MIN, "it was never counted"
 
