@@ -150,30 +150,38 @@ class Mount(argparse.Action):
 
 
 def parse_mount(kind: str, text: str) -> MountSpec:
-    """SOURCE[@PATH][,option]...: the options end at the first word that cannot be one, from the
-    right; PATH begins at the last @ that a / follows."""
-    options: list[str] = []
-    while "," in text:
-        rest, _, word = text.rpartition(",")
-        if word != "ro" and not word.startswith("partition="):
+    """SOURCE[@PATH][,ro][,partition=N].
+
+    Options are cut off from the end, as long as what stands behind the last comma is one. Of the
+    rest, what stands behind the last "@/" is the PATH. So "@" and "," in file names need nothing;
+    a name that itself ends like an option, or has "@/" in it, is followed by its PATH:
+    "backup,ro@/" is the file "backup,ro" at "/". UsageError.
+    """
+    rest, read_only, partition = text, False, None
+    while True:
+        before, comma, option = rest.rpartition(",")
+        if comma and option == "ro":
+            read_only = True
+        elif comma and option.startswith("partition="):
+            partition = parse_partition(kind, option)
+        else:
             break
-        options.append(word)
-        text = rest
-    source, at, path = text.rpartition("@/")
+        rest = before
+    source, at, path = rest.rpartition("@/")
     if not at:
-        source, path = text, ""
+        source, path = rest, ""
     if not source:
-        raise UsageError(f"--{kind} needs something to serve before @{path}")
-    partition = None
-    for word in options:
-        if word.startswith("partition="):
-            number = word.removeprefix("partition=")
-            if kind != "image" or not number.isdecimal() or not int(number):
-                raise UsageError(
-                    f"--{kind} {text}: {word} cannot be", "partition=1 and up, of an image"
-                )
-            partition = int(number)
-    return MountSpec(kind, source, "/" + path.strip("/"), "ro" in options, partition)
+        raise UsageError(f"nothing is named in --{kind} {text}")
+    return MountSpec(kind, source, "/" + path.strip("/"), read_only, partition)
+
+
+def parse_partition(kind: str, option: str) -> int:
+    number = option.removeprefix("partition=")
+    if not (number.isascii() and number.isdigit() and len(number) < 6 and int(number)):
+        raise UsageError(f'"{option}" is no partition', "partition=1 is the first")
+    if kind != "image":
+        raise UsageError(f"--{kind} has no partitions", "only --image has")
+    return int(number)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:

@@ -153,10 +153,11 @@ class Machine:
         imported: users start a server for every test."""
         match spec.kind:
             case "image":
-                from appliance.fsimage.image import ImageSpec, open_image
+                from appliance.fsimage.image import open_image
 
-                image = ImageSpec(spec.source, spec.path, spec.read_only, spec.partition)
-                return open_image(image, about_to_wait=self._about_to_wait)
+                return open_image(
+                    spec.source, partition=spec.partition, about_to_wait=self._about_to_wait
+                )
             case "directory":
                 from appliance.vfs.hostdir import HostDirectory
 

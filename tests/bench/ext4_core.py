@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from appliance.fsimage.image import ImageSpec, open_image
+from appliance.fsimage.image import open_image
 from appliance.vfs.interface import FileSystem, Node
 
 SMALL, LARGE = 100, 20_000
@@ -67,7 +67,7 @@ class Ours:
         self._filesystem = self._open()
 
     def _open(self) -> FileSystem:
-        return open_image(ImageSpec(str(self._image)))
+        return open_image(str(self._image))
 
     def reopen(self) -> None:
         self._filesystem.close()

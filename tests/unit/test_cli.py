@@ -21,8 +21,14 @@ from appliance.machine import MountSpec
         ("image", "fs.img@/a/b/,ro", MountSpec("image", "fs.img", "/a/b", True, None)),
         ("image", "disk.img,partition=2", MountSpec("image", "disk.img", "/", False, 2)),
         ("image", "d.img@/x,partition=3,ro", MountSpec("image", "d.img", "/x", True, 3)),
-        ("image", "me@home.img", MountSpec("image", "me@home.img", "/", False, None)),
+        ("image", "fs.img@/", MountSpec("image", "fs.img", "/", False, None)),
+        ("image", "/me@home,1.img", MountSpec("image", "/me@home,1.img", "/", False, None)),
         ("image", "me@home/a,b.img@/x", MountSpec("image", "me@home/a,b.img", "/x", False, None)),
+        ("image", "a,b@/c,d,ro", MountSpec("image", "a,b", "/c,d", True, None)),
+        ("image", "backup,ro@/", MountSpec("image", "backup,ro", "/", False, None)),
+        ("image", "dir@/fs.img@/", MountSpec("image", "dir@/fs.img", "/", False, None)),
+        ("image", "fs.img,rw", MountSpec("image", "fs.img,rw", "/", False, None)),
+        ("image", "x,partition=1@/", MountSpec("image", "x,partition=1", "/", False, None)),
         ("directory", "/srv@/srv,ro", MountSpec("directory", "/srv", "/srv", True, None)),
         ("memory", "64M", MountSpec("memory", "64M", "/", False, None)),
     ],
@@ -34,10 +40,11 @@ def test_a_mount_is_a_source_a_path_and_options(kind: str, text: str, spec: Moun
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
+        ("image", ""),
+        ("image", ",ro"),
         ("image", "@/x"),
         ("memory", "1G,partition=1"),
-        ("image", "a,partition=0"),
-        ("image", "a,partition=x"),
+        *(("image", f"a,partition={n}") for n in ("", "0", "-1", "x", "1000000", "\u0663", " 1")),
     ],
 )
 def test_a_mount_that_cannot_be_is_refused(kind: str, text: str) -> None:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from appliance.fsimage.image import ImageSpec, open_image
+from appliance.fsimage.image import open_image
 from appliance.vfs.interface import Entry, FileSystem, FileType, Node
 
 MKE2FS = ["mke2fs", "-q", "-F", "-U", "6a1b5c9e-2f0d-4f5e-9a53-0c1d2e3f4a5b"]
@@ -50,7 +50,7 @@ def e2fsck(image: Path) -> None:
 
 
 def open_ro(image: Path) -> FileSystem:
-    return open_image(ImageSpec(str(image)))
+    return open_image(str(image))
 
 
 def sample_tree(top: Path) -> Path:

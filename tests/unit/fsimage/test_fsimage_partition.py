@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 
 from appliance.fsimage.device import FileDevice
 from appliance.fsimage.errors import ImageError
-from appliance.fsimage.image import ImageSpec, open_image
+from appliance.fsimage.image import open_image
 from appliance.fsimage.partition import Partition, read_partitions
 from tests.unit.fsimage.damage import MemoryDevice
 from tests.unit.fsimage.ext4_images import make_image, run
@@ -202,24 +202,24 @@ def whole_disk(tmp_path: Path) -> Path:
 
 def test_a_whole_disk_names_its_partitions(whole_disk: Path) -> None:
     with pytest.raises(ImageError, match='1: 1 MiB, Linux "first part"; 2: 2 MiB') as caught:
-        open_image(ImageSpec(str(whole_disk)))
+        open_image(str(whole_disk))
     assert "partition=1" in caught.value.hint
 
 
 def test_a_partition_is_opened(whole_disk: Path) -> None:
-    filesystem = open_image(ImageSpec(str(whole_disk), partition=2))
+    filesystem = open_image(str(whole_disk), partition=2)
     assert filesystem.root().lookup(b"lost+found").attributes().mode == 0o700
     filesystem.close()
 
 
 def test_a_partition_that_is_not_there(whole_disk: Path) -> None:
     with pytest.raises(ImageError, match="no partition 3, only 1: "):
-        open_image(ImageSpec(str(whole_disk), partition=3))
+        open_image(str(whole_disk), partition=3)
     with pytest.raises(ImageError, match="none of the file systems"):
-        open_image(ImageSpec(str(whole_disk), partition=1))
+        open_image(str(whole_disk), partition=1)
 
 
 def test_a_partition_of_what_has_none(tmp_path: Path) -> None:
     image = make_image(tmp_path / "fs.img", "2M", "-t", "ext4")
     with pytest.raises(ImageError, match="no partition table"):
-        open_image(ImageSpec(str(image), partition=1))
+        open_image(str(image), partition=1)
