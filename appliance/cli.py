@@ -162,7 +162,7 @@ def parse_mount(kind: str, text: str) -> MountSpec:
         before, comma, option = rest.rpartition(",")
         if comma and option == "ro":
             read_only = True
-        elif comma and option.startswith("partition="):
+        elif comma and option.startswith("partition=") and "@/" not in option:
             partition = parse_partition(kind, option)
         else:
             break
