@@ -143,10 +143,11 @@ class Machine:
             for spec in self._settings.mounts:
                 self._mounted.append((spec, self._open(spec)))
             return Tree.of([(spec.path, made) for spec, made in self._mounted], self._clock)
-        except (VfsError, ImageError, ConfigError) as error:
+        except (StartError, VfsError, ImageError, ConfigError) as error:
             for _, filesystem in self._mounted:
                 filesystem.close()
-            raise StartError(f"cannot serve {error}", getattr(error, "hint", "")) from None
+            why = error.detail if isinstance(error, VfsError) else str(error)
+            raise StartError(why, getattr(error, "hint", "")) from None
 
     def _open(self, spec: MountSpec) -> FileSystem:
         """The file system of one --image, --directory or --memory. What is not used is not even
@@ -161,9 +162,12 @@ class Machine:
             case "directory":
                 from appliance.vfs.hostdir import HostDirectory
 
-                return HostDirectory(
-                    spec.source, read_only=spec.read_only, about_to_wait=self._about_to_wait
-                )
+                try:
+                    return HostDirectory(
+                        spec.source, read_only=spec.read_only, about_to_wait=self._about_to_wait
+                    )
+                except VfsError as error:
+                    raise StartError(f"{spec.source}: {error.detail}") from None
             case _:
                 return MemoryFileSystem(
                     parse_size(spec.source),
@@ -428,7 +432,7 @@ def parse_size(text: str) -> int:
     unit = "KMGT".find(text[-1:].upper()) + 1 if text else 0
     number = text[:-1] if unit else text
     if not number.isdecimal() or not int(number):
-        raise ConfigError(f"{text!r} as a size", "for example 64M or 2G")
+        raise ConfigError(f"{text!r} is not a size", "for example 64M or 2G")
     return int(number) << 10 * unit
 
 
