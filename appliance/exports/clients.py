@@ -10,7 +10,6 @@ from __future__ import annotations
 import fnmatch
 import ipaddress
 import re
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -19,8 +18,9 @@ from typing import Final, Protocol
 from appliance.exports.problems import Report
 from appliance.vfs.interface import AboutToWait, waits_for_nobody
 
-_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9_.])?")
-_WILDCARD_NAME: Final = re.compile(r"(?:[A-Za-z0-9_.*?-]|\[[!^]?[A-Za-z0-9_.-]+\]){1,255}")
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+_WILDCARD_NAME: Final = re.compile(r"(?:[A-Za-z0-9_.*?-]|\[[!^]?[A-Za-z0-9_.-]+\])+")
+_NAME_BYTES_MAX: Final = 255  # RFC 1035 section 2.3.4
 _NUMERIC: Final = re.compile(r"[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 
 
@@ -35,12 +35,18 @@ class Resolver(Protocol):
 
 
 class HostResolver:
-    """The resolver of the host we run on. It may wait for a name server, and says so before."""
+    """The resolver of the host we run on. It may wait for a name server, and says so before.
+
+    It is the only thing here that touches the host's network, and it is imported only for a file
+    that has names in it.
+    """
 
     def __init__(self, about_to_wait: AboutToWait = waits_for_nobody) -> None:
         self._about_to_wait = about_to_wait
 
     def addresses(self, name: str) -> Sequence[bytes]:
+        import socket
+
         self._about_to_wait()
         try:
             found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
@@ -51,6 +57,8 @@ class HostResolver:
         )
 
     def names(self, address: bytes) -> Sequence[str]:
+        import socket
+
         self._about_to_wait()
         try:
             first, others, _ = socket.gethostbyaddr(str(ipaddress.ip_address(address)))
@@ -186,7 +194,7 @@ def _prefix_length(text: str, width: int) -> int | None:
 
 
 def _parse_wildcard(text: str, report: Report) -> Client | None:
-    if not _WILDCARD_NAME.fullmatch(text):
+    if len(text) > _NAME_BYTES_MAX or not _WILDCARD_NAME.fullmatch(text):
         report.error(f'"{text}" is neither a host name nor a pattern of host names')
         return None
     if _NUMERIC.fullmatch(re.sub(r"[*?]|\[[^]]*\]", "0", text)):
@@ -199,7 +207,7 @@ def _parse_wildcard(text: str, report: Report) -> Client | None:
 
 
 def _parse_host(text: str, resolver: Resolver, report: Report) -> Client | None:
-    if not _HOST_NAME.fullmatch(text):
+    if len(text) > _NAME_BYTES_MAX or not _HOST_NAME.fullmatch(text):
         report.error(f'"{text}" is not a host name')
         return None
     addresses = resolver.addresses(text)

@@ -8,9 +8,8 @@ The defaults are those of exportfs(8).
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -258,11 +257,7 @@ class OptionList:
         names = value.split(":")
         for name in names:
             if name not in FLAVORS:
-                close = difflib.get_close_matches(name, FLAVORS, n=1)
-                self._report.error(
-                    f'unknown security flavor "{name}"',
-                    f"did you mean {close[0]}?" if close else "",
-                )
+                self._report.error(f'unknown security flavor "{name}"', _closest(name, FLAVORS))
                 return
         flavors = tuple(dict.fromkeys(FLAVORS[name] for name in names))
         rules = dict(self.options.rules) if self._own_flavors else {}
@@ -307,3 +302,11 @@ def _changed(access: Access, setting: str, value: bool | int) -> Access:
     if setting == "read_only":
         return dataclasses.replace(access, **change)
     return dataclasses.replace(access, squash=dataclasses.replace(access.squash, **change))
+
+
+def _closest(word: str, known: Collection[str]) -> str:
+    """A hint at the word that was perhaps meant."""
+    import difflib  # only a mistake pays for it
+
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}?" if close else ""
