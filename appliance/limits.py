@@ -326,6 +326,9 @@ EXPORTS_BYTES_MAX: Final = 1 * MiB
 EXPORT_ENTRIES_MAX: Final = 10_000
 """Pairs of a path and a client in one exports file: a client is compared with each of a path."""
 
+HOST_NAME_BYTES_MAX: Final = 255
+"""The name of a client, or a pattern of names: what DNS can hold (RFC 1035 section 2.3.4)."""
+
 EXPORT_DECISIONS_MAX: Final = 4096
 """Remembered pairs of an export and a client address: more clients than one link has, and at about
 200 bytes each no way for a peer with many addresses to fill the memory."""

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Protocol
 
+from appliance import limits
 from appliance.exports.problems import Report
 from appliance.vfs.interface import AboutToWait, waits_for_nobody
 
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 _WILDCARD_NAME: Final = re.compile(r"(?:[A-Za-z0-9_.*?-]|\[[!^]?[A-Za-z0-9_.-]+\])+")
-_NAME_BYTES_MAX: Final = 255  # RFC 1035 section 2.3.4
 _NUMERIC: Final = re.compile(r"[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 
 
@@ -194,7 +194,7 @@ def _prefix_length(text: str, width: int) -> int | None:
 
 
 def _parse_wildcard(text: str, report: Report) -> Client | None:
-    if len(text) > _NAME_BYTES_MAX or not _WILDCARD_NAME.fullmatch(text):
+    if len(text) > limits.HOST_NAME_BYTES_MAX or not _WILDCARD_NAME.fullmatch(text):
         report.error(f'"{text}" is neither a host name nor a pattern of host names')
         return None
     if _NUMERIC.fullmatch(re.sub(r"[*?]|\[[^]]*\]", "0", text)):
@@ -207,7 +207,7 @@ def _parse_wildcard(text: str, report: Report) -> Client | None:
 
 
 def _parse_host(text: str, resolver: Resolver, report: Report) -> Client | None:
-    if len(text) > _NAME_BYTES_MAX or not _HOST_NAME.fullmatch(text):
+    if len(text) > limits.HOST_NAME_BYTES_MAX or not _HOST_NAME.fullmatch(text):
         report.error(f'"{text}" is not a host name')
         return None
     addresses = resolver.addresses(text)

@@ -219,8 +219,7 @@ class OptionList:
 
     def _unknown(self, name: str) -> None:
         known = [*_BY_FLAVOR, *_FOR_ALL, *_IGNORED_FLAGS, *_IGNORED_VALUES, *self._valued]
-        close = difflib.get_close_matches(name, [*known, "mountpoint"], n=1)
-        self._report.error(f'unknown option "{name}"', f"did you mean {close[0]}?" if close else "")
+        self._report.error(f'unknown option "{name}"', _closest(name, [*known, "mountpoint"]))
 
     def _flag(self, word: str) -> None:
         setting, value = _BY_FLAVOR.get(word) or _FOR_ALL[word]
