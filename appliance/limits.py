@@ -24,9 +24,13 @@ without offload, and each overrun costs a retransmission."""
 LINK_RETRY_AFTER: Final = 200 * MILLISECOND
 """How long to wait before reading again from a link that has gone down."""
 
-LINK_SPIN_READS: Final = 16
-"""How often a link is read in vain before its reader sleeps: some 20 us, which is what it costs to
-wake an idle processor."""
+LINK_SPIN_READS: Final = 64
+"""How often a link is read in vain before its reader sleeps: some 60 us, which is what a client on
+another processor takes for its next call."""
+
+LINK_SPINS_IN_VAIN: Final = 4
+LINK_SPIN_TRIED_EVERY: Final = 32
+"""After so many spins in a row that gave nothing, only every so many-th wait begins with one."""
 
 ARP_NEIGHBOURS_MAX: Final = 256
 """Neighbours known at the same time: a /24 full of clients. A flood evicts idle ones first."""

@@ -6,9 +6,11 @@ tells the kernel what it may leave to us: checksums, and cutting up. A read or a
 frames serve.
 
 Reading. A thread that was just given a frame will often be given the next one within microseconds,
-and to sleep and be woken costs tens of them. So `receive` first reads without waiting, `spin` times
-in a row, and only then sleeps in poll(2), on the TAP and on the eventfd by which `close` wakes it.
-Under load that is one system call a frame, and an idle link costs nothing.
+and to sleep and be woken costs tens of them. So `receive` reads without waiting, some times in a
+row, before it sleeps in poll(2), on the TAP and on the eventfd by which `close` wakes it. Where
+that has been in vain a few times (there is little to do, or the peer needs the processor that we
+would keep busy) it reads once, and only now and then tries again whether it would pay. Under load
+that is one system call a frame, and an idle link costs nothing.
 
 Trouble with the interface is not the end of the process: a frame that cannot be sent is lost, as on
 any wire, and a read that fails is tried again after a while.
@@ -32,7 +34,14 @@ from weakref import finalize
 import pytun
 
 from appliance.clock import MILLISECOND, SECOND
-from appliance.limits import FRAME_BYTES_MAX, LINK_RETRY_AFTER, LINK_SPIN_READS, TAP_QUEUE_FRAMES
+from appliance.limits import (
+    FRAME_BYTES_MAX,
+    LINK_RETRY_AFTER,
+    LINK_SPIN_READS,
+    LINK_SPIN_TRIED_EVERY,
+    LINK_SPINS_IN_VAIN,
+    TAP_QUEUE_FRAMES,
+)
 from appliance.netstack.link.interface import LinkError
 from appliance.netstack.wire import vnet
 from appliance.trace import log
@@ -69,6 +78,7 @@ _IFREQ_FLAGS: Final = Struct("16sH22x")
 _INT: Final = Struct("i")
 _IOV_MAX: Final = 1024
 _MTU_DEFAULT: Final = 1500
+_ONCE: Final = range(1)
 
 
 class TapLink:
@@ -94,6 +104,7 @@ class TapLink:
             self._adopt(fd, offload, mtu)
         os.set_blocking(self._fd, False)
         self._reads = range(max(spin, 1))
+        self._in_vain = 0  # so many times since reading again and again has paid
         self._closed = Event()
         self._in_trouble: int | None = None  # the errno that was told last
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -141,19 +152,23 @@ class TapLink:
         """The next frame; None: closed (interface.py)."""
         read, fd = os.read, self._fd
         while not self._closed.is_set():
-            for _ in self._reads:
+            in_vain = self._in_vain
+            pays = in_vain < LINK_SPINS_IN_VAIN or not in_vain % LINK_SPIN_TRIED_EVERY
+            for attempt in self._reads if pays else _ONCE:
                 try:
                     frame = read(fd, FRAME_BYTES_MAX)
                 except BlockingIOError:
-                    pass  # nothing there yet
+                    continue  # nothing there yet
                 except OSError as error:
                     self._trouble("receive", error)
                     self._closed.wait(LINK_RETRY_AFTER / SECOND)
                     break
-                else:
-                    if frame:
-                        return frame
+                if frame:
+                    if attempt:
+                        self._in_vain = 0
+                    return frame
             else:
+                self._in_vain += 1
                 self._poll.poll()
         return None
 
