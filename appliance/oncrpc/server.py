@@ -300,14 +300,16 @@ class StreamSession(Session):
         server = self.server
         server.heard = self.heard = server.heard + 1
         try:
-            self._held.extend(self._reader.feed(text))
+            records = self._reader.feed(text)
         except RecordError as error:
             log.info("%s: %s", self.transport.peer, error)
             self.server.counters["rpc.bad_record"] += 1
             self._held.clear()
             self.transport.abort()
             return
-        self._take_held()
+        if records:
+            self._held.extend(records)
+            self._take_held()
 
     def room_again(self) -> None:
         """The replies that had not been acknowledged have drained."""
