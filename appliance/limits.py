@@ -32,6 +32,10 @@ LINK_SPINS_IN_VAIN: Final = 4
 LINK_SPIN_TRIED_EVERY: Final = 32
 """After so many spins in a row that gave nothing, only every so many-th wait begins with one."""
 
+LINK_BURST_FRAMES: Final = 8
+"""Full frames that are taken in before anything is sent: one acknowledgement for all, as of hosts
+whose network card joins segments. More would hold back what others wait for."""
+
 ARP_NEIGHBOURS_MAX: Final = 256
 """Neighbours known at the same time: a /24 full of clients. A flood evicts idle ones first."""
 
@@ -393,3 +397,9 @@ DIRECTORY_LINEAR_BYTES_MAX: Final = 64 * MiB
 
 COMPLAINTS_MAX: Final = 1000
 """Different sentences about a damaged image that are logged: a damaged disk has one a block."""
+
+CHECK_FINDINGS_MAX: Final = 1000
+"""What a check of an image says before it only counts: a ruined disk has a finding a block."""
+
+CHECK_NAMES_MAX: Final = 262_144
+"""Names of one directory that are remembered to find one that occurs twice: some 100 bytes each."""

@@ -32,6 +32,7 @@ from appliance.limits import (
     CLIENT_IDLE_MAX,
     CLIENT_PROBE_INTERVAL,
     CLIENT_PROBES,
+    LINK_BURST_FRAMES,
     STOP_GRACE,
 )
 from appliance.mountd.service import Mountd
@@ -343,9 +344,20 @@ class StackWire:
         self._link = link
         self.read = link.receive
         self.wait = link.wait
-        self.receive = stack.receive
         self.flush = stack.flush
         self.expire = stack.expire
+
+    def receive(self, frame: bytes, now: Instant) -> None:
+        """Take a frame in, and where it was a full one, what has come behind it already."""
+        self._stack.receive(frame, now)
+        for _ in range(1, LINK_BURST_FRAMES):
+            if len(frame) < self._link.mtu:
+                return
+            more = self._link.receive_now()
+            if more is None:
+                return
+            frame = more
+            self._stack.receive(frame, now)
 
     @property
     def next_deadline(self) -> Instant | None:

@@ -14,8 +14,8 @@ waits. Three things keep it from being only one thread:
    call, but ping, ARP, acknowledgements and the services with threads of their own go on.
 
 Two locks. `_lead`: who reads the wire. `lock`: the state of the stack, and of everything that hangs
-on a connection. Order: `_lead` before `lock`. `lock` is never held while the wire is read, a call
-runs, or anything waits.
+on a connection. Order: `_lead` before `lock`. `lock` is never held while anything waits or a call
+runs.
 
 The ticker also runs the timers of the stack: it sleeps until the next deadline, and is woken where
 one comes up that is earlier. With nothing going on, nothing wakes.
@@ -302,6 +302,8 @@ class Leader:
 
     def _wake_for_deadline(self) -> None:
         """The ticker would sleep past a deadline. The lock is held."""
+        if self._watching:
+            return  # it wakes every other millisecond, and deadlines are further away than that
         deadline = self._wire.next_deadline
         if deadline is not None and deadline < self._alarm_at:
             self._alarm_at = deadline  # once is enough

@@ -44,6 +44,9 @@ class LinkError(Exception):
 class ClosableLink(Link, Protocol):
     """A link as its owner sees it: what a thread reads from, and what can be ended."""
 
+    def receive_now(self) -> bytes | None:
+        """The next frame, if one is there already."""
+
     def wait(self, timeout_ns: int) -> bool:
         """Wait for a frame, at most so long. True: `receive` would return at once."""
 

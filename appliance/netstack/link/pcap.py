@@ -50,6 +50,13 @@ class PcapLink:
             self._record(frame)
         return frame
 
+    def receive_now(self) -> bytes | None:
+        """The link's next frame, if one is there already."""
+        frame = self._link.receive_now()
+        if frame is not None:
+            self._record(frame)
+        return frame
+
     def send(self, buffers: Sequence[Buffer]) -> bool:
         """Send a frame over the link. One that it does not take is not recorded."""
         if self._writer is None:

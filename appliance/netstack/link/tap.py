@@ -172,6 +172,16 @@ class TapLink:
                 self._poll.poll()
         return None
 
+    def receive_now(self) -> bytes | None:
+        """The next frame, if one is there already (interface.py)."""
+        try:
+            return os.read(self._fd, FRAME_BYTES_MAX) or None
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            self._trouble("receive", error)
+            return None
+
     def send(self, buffers: Sequence[Buffer]) -> bool:
         """Send one frame (interface.py)."""
         if len(buffers) > _IOV_MAX:

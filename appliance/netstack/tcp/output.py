@@ -254,5 +254,17 @@ def send_header(path: Path, segment: Segment) -> None:
 
 
 def _fill_checksum(header: bytearray, pseudo: int, pieces: Sequence[Buffer]) -> None:
-    total = fold(pseudo + word_sum_of((header, *pieces)))
-    header[CHECKSUM_AT : CHECKSUM_AT + 2] = (0xFFFF - total).to_bytes(2, "big")
+    """Put the checksum over the pseudo-header, the header (its field is zero) and the text in it.
+
+    Text is nearly always in one piece; then both are summed as numbers (wire/checksum.py), and
+    only the result is brought into the order of the wire.
+    """
+    if len(pieces) > 1:
+        total = pseudo + word_sum_of((header, *pieces))
+    else:
+        number = int.from_bytes(header, "little")
+        if pieces:
+            number += int.from_bytes(pieces[0], "little")
+        swapped = number % 0xFFFF
+        total = pseudo + (swapped >> 8 | (swapped & 0xFF) << 8)
+    header[CHECKSUM_AT : CHECKSUM_AT + 2] = (-total % 0xFFFF).to_bytes(2, "big")
