@@ -183,7 +183,9 @@ class Machine:
 
     def _read_exports(self) -> ExportsFile:
         mount_points = [spec.path.encode() for spec in self._settings.mounts]
-        exports = ExportsFile(self._settings.exports_file, HostResolver(), mount_points)
+        exports = ExportsFile(
+            self._settings.exports_file, HostResolver(self._about_to_wait), mount_points
+        )
         problems = exports.load()
         errors = [str(problem) for problem in problems if problem.severity is Severity.ERROR]
         if errors:
