@@ -2,7 +2,7 @@
 
 stdout is data (the one line that says that it serves), stderr is talk. What is wrong is said as
 `error: ...` and, on its own line, `hint: ...`. Exit codes: 0 stopped in order, 1 something failed,
-2 the command line cannot be.
+2 the command line cannot be. `rumpnfsd fsck` is a program of its own, in fsck.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
@@ -40,6 +39,7 @@ examples:
   rumpnfsd --tap tap0 --ip 10.0.0.5 --image fs.img
   rumpnfsd --ip 10.0.0.5/16 --memory 1G --directory /srv/data@/data,ro --exports exports.conf
   rumpnfsd --check-exports exports.conf
+  rumpnfsd fsck fs.img         (check an image, and exit; see rumpnfsd fsck --help)
 """
 
 
@@ -60,6 +60,11 @@ class Parser(argparse.ArgumentParser):
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run; the exit code."""
+    words = sys.argv[1:] if words is None else words
+    if words[:1] == ["fsck"]:
+        from appliance import fsck
+
+        return fsck.main(words[1:])
     try:
         options = parser().parse_args(words)
         if options.check_exports is not None:
@@ -89,7 +94,7 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("--version", action="version", version=f"rumpnfsd {own_version()}")
+    made.add_argument("--version", action=Version, help="print the version and exit")
     network = made.add_argument_group("network")
     link = network.add_mutually_exclusive_group()
     link.add_argument("--tap", metavar="NAME", help="the TAP interface; made if need be (tap0)")
@@ -279,7 +284,26 @@ def notify(state: str) -> None:
             trace.log.warning("NOTIFY_SOCKET=%s: %s", address, error.strerror)
 
 
+class Version(argparse.Action):
+    """--version: looked up only when it is asked for, because it takes longer than the rest."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        print(f"rumpnfsd {own_version()}")
+        parser.exit()
+
+
 def own_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("rumpnfsd")
     except PackageNotFoundError:

@@ -18,7 +18,7 @@ def open_image(
     against writers. ImageError: it cannot be served. Images are only read, for now."""
     device: BlockDevice = FileDevice(file, about_to_wait=about_to_wait)
     try:
-        part, name = _part_of(device, file, partition)
+        part, name = part_of(device, file, partition)
         kind, what, hint = probe(part)
         if kind is Kind.EXT4:
             return open_ext4(part, name)
@@ -36,7 +36,7 @@ def open_image(
         raise
 
 
-def _part_of(device: BlockDevice, file: str, number: int | None) -> tuple[BlockDevice, str]:
+def part_of(device: BlockDevice, file: str, number: int | None) -> tuple[BlockDevice, str]:
     """The part of the image that is meant, and its name for messages."""
     if number is None:
         if probe(device)[0] is Kind.DISK:

@@ -7,6 +7,7 @@
     hash.py        names -> hashes                          xattr.py      what else an inode holds
     directory.py   blocks of entries                        htree.py      the index of a directory
     journal.py     replaying what a crash left behind       filesystem.py the vfs interface
+    check/         whether all of it is sound
 
 Reading takes no lock. What is in a cache is never changed, only replaced, so whoever got hold of
 it may use it; two threads that miss at the same time do the same work twice.

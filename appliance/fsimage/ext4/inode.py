@@ -60,14 +60,14 @@ def read_any(volume: Volume, number: int) -> Inode:
     """The same, also of the inodes that the file system keeps for itself; `number` exists."""
     block, offset = volume.inode_location(number)
     raw = volume.block(block)[offset : offset + volume.superblock.inode_bytes]
-    inode = _decode(volume, number, raw)
+    inode = decode(volume, number, raw)
     problem = _problem(volume, inode, raw)
     if problem:
         raise volume.damaged(f"inode {number}", problem)
     return inode
 
 
-def _decode(volume: Volume, number: int, raw: bytes) -> Inode:
+def decode(volume: Volume, number: int, raw: bytes) -> Inode:
     """The inode in `raw`, not yet checked."""
     if len(raw) == layout.GOOD_OLD_INODE_SIZE:
         disk, body = ext4_inode.decode(raw.ljust(ext4_inode.SIZE, b"\0")), b""
@@ -89,7 +89,7 @@ def _decode(volume: Volume, number: int, raw: bytes) -> Inode:
 def _problem(volume: Volume, inode: Inode, raw: bytes) -> str:
     """Why `inode` cannot be used, in words. STALE is raised for one that is just not in use."""
     disk = inode.disk
-    if volume.has_metadata_csum and not _checksum_is_right(volume, inode, raw):
+    if volume.has_metadata_csum and not checksum_is_right(volume, inode, raw):
         if not any(raw):
             raise VfsError(Code.STALE, f"inode {inode.number} was never used")
         return "has a wrong checksum"
@@ -104,7 +104,7 @@ def _problem(volume: Volume, inode: Inode, raw: bytes) -> str:
     return ""
 
 
-def _checksum_is_right(volume: Volume, inode: Inode, raw: bytes) -> bool:
+def checksum_is_right(volume: Volume, inode: Inode, raw: bytes) -> bool:
     disk = inode.disk
     low, high = layout.I_CHECKSUM_LO_OFFSET, layout.I_CHECKSUM_HI_OFFSET
     expected = disk.i_checksum_lo

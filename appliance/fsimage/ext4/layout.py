@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from appliance.fsimage.ext4.record import Record, at, be8, be16, be32, be64, le16, le32, record
+from appliance.fsimage.ext4.record import (
+    Record,
+    at,
+    be8,
+    be16,
+    be32,
+    be64,
+    le16,
+    le32,
+    le64,
+    record,
+)
 from appliance.fsimage.ext4.record import u8 as le8
 
 bytes16 = Annotated[bytes, "<16s"]
@@ -21,8 +32,10 @@ SUPERBLOCK_OFFSET: Final = 1024
 EXT4_SUPER_MAGIC: Final = 0xEF53
 
 COMPAT_HAS_JOURNAL: Final = 0x0004
+COMPAT_RESIZE_INODE: Final = 0x0010
 COMPAT_DIR_INDEX: Final = 0x0020
 COMPAT_SPARSE_SUPER2: Final = 0x0200
+COMPAT_ORPHAN_FILE: Final = 0x1000
 
 INCOMPAT: Final = {
     0x00001: "compression",
@@ -57,10 +70,13 @@ INCOMPAT_INLINE_DATA: Final = 0x08000
 INCOMPAT_CASEFOLD: Final = 0x20000
 
 RO_COMPAT_SPARSE_SUPER: Final = 0x0001
+RO_COMPAT_LARGE_FILE: Final = 0x0002
 RO_COMPAT_HUGE_FILE: Final = 0x0008
 RO_COMPAT_GDT_CSUM: Final = 0x0010
+RO_COMPAT_DIR_NLINK: Final = 0x0020
 RO_COMPAT_BIGALLOC: Final = 0x0200
 RO_COMPAT_METADATA_CSUM: Final = 0x0400
+RO_COMPAT_ORPHAN_PRESENT: Final = 0x10000
 
 FLAGS_UNSIGNED_HASH: Final = 0x0002
 STATE_ERROR_FS: Final = 0x0002
@@ -87,6 +103,7 @@ class ext4_super_block(Record):
     s_rev_level: le32 = at(0x04C)
     s_first_ino: le32 = at(0x054)
     s_inode_size: le16 = at(0x058)
+    s_block_group_nr: le16 = at(0x05A)
     s_feature_compat: le32 = at(0x05C)
     s_feature_incompat: le32 = at(0x060)
     s_feature_ro_compat: le32 = at(0x064)
@@ -107,6 +124,7 @@ class ext4_super_block(Record):
     s_min_extra_isize: le16 = at(0x15C)
     s_want_extra_isize: le16 = at(0x15E)
     s_flags: le32 = at(0x160)
+    s_mmp_block: le64 = at(0x168)
     s_log_groups_per_flex: le8 = at(0x174)
     s_checksum_type: le8 = at(0x175)
     s_usr_quota_inum: le32 = at(0x240)
@@ -123,6 +141,7 @@ class ext4_super_block(Record):
 # --- Block Group Descriptors -------------------------------------------------
 
 BG_INODE_UNINIT: Final = 0x1
+BG_BLOCK_UNINIT: Final = 0x2
 
 BG_CHECKSUM_OFFSET: Final = 0x1E
 
@@ -155,7 +174,10 @@ class ext4_group_desc(Record):
 
 # --- Inode Table -------------------------------------------------------------
 
+EXT4_BAD_INO: Final = 1
 EXT4_ROOT_INO: Final = 2
+EXT4_RESIZE_INO: Final = 7
+EXT4_JOURNAL_INO: Final = 8
 
 INDEX_FL: Final = 0x0000_1000
 HUGE_FILE_FL: Final = 0x0004_0000
@@ -189,6 +211,7 @@ class ext4_inode(Record):
     i_generation: le32 = at(0x64)
     i_file_acl_lo: le32 = at(0x68)
     i_size_high: le32 = at(0x6C)
+    i_obso_faddr: le32 = at(0x70)
     i_blocks_high: le16 = at(0x74)
     i_file_acl_high: le16 = at(0x76)
     i_uid_high: le16 = at(0x78)
@@ -280,6 +303,7 @@ class dx_root(Record):
     hash_version: le8 = at(0x1C)
     info_length: le8 = at(0x1D)
     indirect_levels: le8 = at(0x1E)
+    unused_flags: le8 = at(0x1F)
 
 
 @record(size=8)
@@ -309,6 +333,17 @@ XATTR_MAGIC: Final = 0xEA02_0000
 XATTR_INDEX_SYSTEM: Final = 7
 
 
+@record(size=32)
+class ext4_xattr_header(Record):
+    """At the beginning of a block of attributes."""
+
+    h_magic: le32 = at(0x00)
+    h_refcount: le32 = at(0x04)
+    h_blocks: le32 = at(0x08)
+    h_hash: le32 = at(0x0C)
+    h_checksum: le32 = at(0x10)
+
+
 @record(size=16)
 class ext4_xattr_entry(Record):
     """The name follows."""
@@ -319,6 +354,19 @@ class ext4_xattr_entry(Record):
     e_value_inum: le32 = at(0x4)
     e_value_size: le32 = at(0x8)
     e_hash: le32 = at(0xC)
+
+
+# --- Orphan file ---------------------------------------------------------------
+
+ORPHAN_BLOCK_MAGIC: Final = 0x0B10_CA04
+
+
+@record(size=8)
+class ext4_orphan_block_tail(Record):
+    """At the end of each block of inode numbers."""
+
+    ob_magic: le32 = at(0x0)
+    ob_checksum: le32 = at(0x4)
 
 
 # --- Journal (jbd2) ----------------------------------------------------------

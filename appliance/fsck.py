@@ -1,0 +1,145 @@
+"""`rumpnfsd fsck IMAGE`: is the file system in an image sound? The words of it, around
+fsimage/ext4/check.
+
+Findings go to stdout, one a line; everything else that is said while it works goes to stderr. Exit
+codes are those of fsck(8): 0 sound, 4 something is wrong (and stays so: nothing is ever repaired
+here), 8 it could not be checked, 16 the command line cannot be, 32 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Final, NoReturn, TextIO
+
+from appliance import trace
+from appliance.fsimage.device import BlockDevice, FileDevice
+from appliance.fsimage.errors import ImageError
+from appliance.fsimage.ext4.check import Report, examine
+from appliance.fsimage.ext4.check.context import silent
+from appliance.fsimage.image import part_of
+from appliance.fsimage.probe import Kind, probe
+from appliance.vfs.errors import VfsError
+
+SOUND: Final = 0
+ERRORS_LEFT: Final = 4
+OPERATIONAL_ERROR: Final = 8
+USAGE_ERROR: Final = 16
+CANCELLED: Final = 32
+
+_BAR_CHARACTERS: Final = 40
+
+_DESCRIPTION: Final = (
+    "Check an ext2, ext3 or ext4 image as e2fsck -fn does: nothing is repaired, nothing written."
+    " Of a file system that was not unmounted, the journal is replayed in memory first."
+)
+_EPILOG: Final = "exit codes: 0 sound, 4 errors, 8 cannot be checked, 16 usage, 32 interrupted"
+
+
+class _UsageError(Exception):
+    """The command line cannot be."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(message)
+
+
+def main(words: Sequence[str]) -> int:
+    """Check; the exit code."""
+    trace.start("error")
+    try:
+        options = _parser().parse_args(words)
+        report = _examine(options.image, options.partition, _bar(options.quiet))
+    except _UsageError as error:
+        return _fail(USAGE_ERROR, str(error), "rumpnfsd fsck --help")
+    except ImageError as error:
+        return _fail(OPERATIONAL_ERROR, str(error), error.hint)
+    except VfsError as error:
+        return _fail(OPERATIONAL_ERROR, error.detail, "")
+    except KeyboardInterrupt:
+        return _fail(CANCELLED, "interrupted", "")
+    _tell(options.image, report, quiet=options.quiet)
+    return SOUND if report.clean else ERRORS_LEFT
+
+
+def _parser() -> _Parser:
+    made = _Parser(
+        prog="rumpnfsd fsck", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False
+    )
+    made.add_argument("image", metavar="IMAGE", help="a file, or a block device")
+    made.add_argument("--partition", metavar="N", type=int, help="of a whole disk, which partition")
+    made.add_argument("-q", "--quiet", action="store_true", help="only say what is wrong")
+    for option, text in (("-f", "check also what looks sound"), ("-n", "change nothing")):
+        made.add_argument(option, action="store_true", help=f"{text}: always so, as in e2fsck")
+    return made
+
+
+def _fail(code: int, message: str, hint: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    return code
+
+
+def _examine(file: str, partition: int | None, bar: Bar | None) -> Report:
+    device: BlockDevice = FileDevice(file)
+    try:
+        part, name = part_of(device, file, partition)
+        return examine(part, name, bar.show if bar else silent)
+    except ImageError as error:
+        kind, what, hint = probe(device)
+        if kind is Kind.OTHER and partition is None:
+            raise ImageError(f"{file}: it is {what}", hint) from None
+        raise ImageError(f"{file}: {error}", error.hint) from None
+    finally:
+        if bar:
+            bar.clear()
+        device.close()
+
+
+def _tell(name: str, report: Report, *, quiet: bool) -> None:
+    for finding in report.findings:
+        print(finding)
+    if report.more:
+        print(f"and {report.more} more findings")
+    if quiet:
+        return
+    for note in report.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(
+        f"{name}: {report.files}/{report.files_max} files,"
+        f" {report.blocks}/{report.blocks_max} blocks"
+    )
+
+
+# --- the bar -----------------------------------------------------------------
+
+
+def _bar(quiet: bool) -> Bar | None:
+    return Bar(sys.stderr) if sys.stderr.isatty() and not quiet else None
+
+
+class Bar:
+    """How far it is, in one line of a terminal that is written again and again."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self._terminal: Final = terminal
+        self._shown = ""
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` is done of `what`."""
+        share = done / total if total else 1.0
+        full = int(share * _BAR_CHARACTERS)
+        line = f"{what:<12} |{'=' * full:<{_BAR_CHARACTERS}}| {share:4.0%}"
+        if line != self._shown:
+            self._shown = line
+            self._terminal.write(f"\r{line}")
+            self._terminal.flush()
+
+    def clear(self) -> None:
+        """Leave an empty line."""
+        if self._shown:
+            self._terminal.write("\r" + " " * len(self._shown) + "\r")
+            self._terminal.flush()
