@@ -49,6 +49,11 @@ class PipeEnd:
             self._changed.wait_for(self._ready)
             return None if self._closed else self._frames.pop(0)
 
+    def receive_now(self) -> bytes | None:
+        """The next frame, if one is there already."""
+        with self._changed:
+            return self._frames.pop(0) if self._frames else None
+
     def wait(self, timeout_ns: int) -> bool:
         """Whether a frame comes, or the end, within the timeout."""
         with self._changed:

@@ -32,9 +32,12 @@ def test_frames_of_both_directions_are_recorded_with_their_time(tmp_path: Path) 
     clock.run(1_234_567_891)
     two.send((frame(b"in"),))
     assert link.receive() == frame(b"in")
+    assert link.receive_now() is None
+    two.send((frame(b"too"),))
+    assert link.receive_now() == frame(b"too")
     assert two.receive() == frame(b"out")
     seen = rdpcap(str(tmp_path / "x.pcap"))
-    assert [bytes(s) for s in seen] == [frame(b"out"), frame(b"in")]
+    assert [bytes(s) for s in seen] == [frame(b"out"), frame(b"in"), frame(b"too")]
     assert int((seen[1].time - seen[0].time) * 1_000_000_000) == 1_234_567_891
     assert int(seen[0].time) == WALL_AT_START // 1_000_000_000
     link.close()

@@ -1,0 +1,69 @@
+"""The machine's own small parts; as a whole it is tested in tests/interop."""
+
+from __future__ import annotations
+
+import pytest
+
+from appliance.clock import Instant
+from appliance.ifconf import ConfigError
+from appliance.limits import LINK_BURST_FRAMES
+from appliance.machine import StackWire, parse_size
+from tests.sim.pipe import PipeEnd, pipe
+
+
+class RecordingStack:
+    """What a stack was given."""
+
+    next_deadline: Instant | None = None
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+
+    def receive(self, frame: bytes, now: Instant) -> None:
+        self.frames.append(frame)
+
+    def flush(self, now: Instant) -> None: ...
+
+    def expire(self, now: Instant) -> None: ...
+
+
+def arrivals(*sizes: int) -> tuple[PipeEnd, list[int]]:
+    """The link after the first of these frames was taken in, and what the stack got by it."""
+    ours, theirs = pipe(mtu=1500)
+    for size in sizes:
+        assert theirs.send((bytes(size),))
+    stack = RecordingStack()
+    wire = StackWire(stack, ours)  # type: ignore[arg-type]
+    first = wire.read()
+    assert first is not None
+    wire.receive(first, 0)
+    return ours, [len(frame) for frame in stack.frames]
+
+
+def test_behind_a_full_frame_what_has_arrived_is_taken_in_too() -> None:
+    link, taken = arrivals(1514, 1514, 60, 1514)
+    assert taken == [1514, 1514, 60]
+    assert link.receive_now() == bytes(1514)
+
+
+def test_behind_a_short_frame_nothing_is_looked_for() -> None:
+    assert arrivals(60, 1514)[1] == [60]
+
+
+def test_a_burst_has_an_end() -> None:
+    link, taken = arrivals(*[1514] * (LINK_BURST_FRAMES + 3))
+    assert taken == [1514] * LINK_BURST_FRAMES
+    assert link.receive_now() == bytes(1514)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("4096", 4096), ("64K", 64 << 10), ("64m", 64 << 20), ("2G", 2 << 30)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "M", "0", "0G", "1.5G", "-1", "64MB", "x"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_size(text)
