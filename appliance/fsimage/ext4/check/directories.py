@@ -269,7 +269,8 @@ class _OneDirectory:
             self._seen.clear()
         self._seen.add(name)
         kind = context.kinds[inode]
-        if self._has_type and file_type != _FILE_TYPES.get(kind, 0):
+        # 0 means that whoever wants to know has to look.
+        if self._has_type and file_type not in (0, _FILE_TYPES.get(kind, 0)):
             text = f"has the entry {words(name)} with the type {file_type}, but inode {inode} is"
             self._wrong(Code.ENTRY_TYPE, f"{text} of type {_FILE_TYPES.get(kind, 0)}")
         if kind == FileType.DIRECTORY and context.parents[inode]:

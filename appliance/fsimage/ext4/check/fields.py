@@ -7,12 +7,10 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from appliance.fsimage.ext4 import inode as inodes
-from appliance.fsimage.ext4 import layout
+from appliance.fsimage.ext4 import layout, xattr
 from appliance.fsimage.ext4.check.context import Context
 from appliance.fsimage.ext4.check.findings import Code
 from appliance.fsimage.ext4.inode import Inode
-from appliance.vfs.errors import VfsError
 from appliance.vfs.interface import FileType
 
 Problem = tuple[Code, str]
@@ -26,6 +24,7 @@ _LARGE_FILE: Final = 1 << 31
 
 _FLAGS_OF_FEATURES: Final = (
     (layout.INDEX_FL, "an index", {"compat": layout.COMPAT_DIR_INDEX}),
+    (layout.IMAGIC_FL, "a mark of AFS", {"compat": layout.COMPAT_IMAGIC_INODES}),
     (layout.EXTENTS_FL, "extents", {"incompat": layout.INCOMPAT_EXTENTS}),
     (layout.EA_INODE_FL, "the value of an attribute", {"incompat": layout.INCOMPAT_EA_INODE}),
     (layout.INLINE_DATA_FL, "inline data", {"incompat": layout.INCOMPAT_INLINE_DATA}),
@@ -46,6 +45,12 @@ def field_problems(
         yield Code.INODE_FIELD, f"has {extra} bytes of extra fields"
     if disk.i_dtime and not is_orphan:
         yield Code.INODE_FIELD, "is in use, but has the time of its deletion"
+    if (
+        disk.i_size_high
+        and kind == FileType.DIRECTORY
+        and not context.has_feature(incompat=layout.INCOMPAT_LARGEDIR)
+    ):
+        yield Code.INODE_SIZE, "is a directory, but has a size of more than 32 bits"
     if disk.i_obso_faddr:
         yield Code.INODE_FIELD, "has the address of a fragment"
     if disk.i_blocks_high and not context.has_feature(ro_compat=layout.RO_COMPAT_HUGE_FILE):
@@ -63,7 +68,7 @@ def _flag_problems(context: Context, inode: Inode, kind: int) -> Iterator[Proble
     for flag, what, feature in _FLAGS_OF_FEATURES:
         if inode.has_flag(flag) and not context.has_feature(**feature):
             yield Code.INODE_FIELD, f"has {what}, which the file system has not"
-    for flag, what, _ in (_FLAGS_OF_FEATURES[0], _FLAGS_OF_FEATURES[4]):
+    for flag, what in ((layout.INDEX_FL, "an index"), (layout.CASEFOLD_FL, "folded names")):
         if inode.has_flag(flag) and kind != FileType.DIRECTORY:
             yield Code.INODE_FIELD, f"has {what}, but is not a directory"
     if inode.has_flag(layout.EXTENTS_FL) and inode.has_flag(layout.INLINE_DATA_FL):
@@ -98,7 +103,7 @@ def size_problem(context: Context, inode: Inode, last: int, last_written: int) -
     if inode.size >= 1 << 63:
         return f"has the size {inode.size}"
     if inode.has_flag(layout.INLINE_DATA_FL):
-        return _inline_size_problem(context, inode, kind)
+        return _inline_size_problem(inode, kind)
     if kind == FileType.DIRECTORY:
         if inode.size != last + 1 << bits or not inode.size:
             return f"is a directory of {inode.size} bytes, but has {last + 1} blocks"
@@ -115,11 +120,14 @@ def size_problem(context: Context, inode: Inode, last: int, last_written: int) -
     return ""
 
 
-def _inline_size_problem(context: Context, inode: Inode, kind: int) -> str:
+def _inline_size_problem(inode: Inode, kind: int) -> str:
     try:
-        room = len(inodes.inline_data(context.volume, inode))
-    except VfsError:
+        rest = dict(xattr.in_inode(inode.body)).get(xattr.INLINE_DATA_NAME)
+    except ValueError:
         return ""  # its attributes are damaged, and that is told
+    if rest is None:
+        return "has inline data, but not the attribute that goes on with it"
+    room = len(inode.disk.i_block) + len(rest)
     if inode.size > room or (kind == FileType.DIRECTORY and inode.size != room):
         return f"has {inode.size} bytes, but {room} inside its inode"
     return ""

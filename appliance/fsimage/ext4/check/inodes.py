@@ -39,6 +39,10 @@ class InodeScan:
         self._walk: Final = BlockWalk(context)
         self._has_csum: Final = context.superblock.has_metadata_csum
         self._first: Final = context.superblock.first_inode
+        disk = context.disk
+        times = [time for time in (disk.s_wtime, disk.s_mtime, disk.s_mkfs_time) if time]
+        # In a list of orphans, i_dtime has the number of the next one: no time that there was.
+        self._orphan_limit: Final = min([context.inodes_count, *times])
 
     def run(self) -> None:
         """Look at all."""
@@ -95,35 +99,47 @@ class InodeScan:
     def _look(self, number: int, raw: bytes) -> None:
         context = self._context
         inode = inodes.decode(context.volume, number, raw)
-        disk = inode.disk
-        is_orphan = number in context.orphans
-        if not disk.i_links_count and not is_orphan and number >= self._first:
-            if disk.i_mode and not disk.i_dtime:
-                context.wrong(Code.INODE_FIELD, "is free, but was never deleted", number)
-            return
 
         def wrong(code: Code, text: str) -> None:
             context.wrong(code, text, number)
 
-        if self._has_csum and not inodes.checksum_is_right(context.volume, inode, raw):
-            wrong(Code.INODE_CHECKSUM, "has a wrong checksum")
-        if number < self._first and not self._is_used_reserved(inode):
-            if disk.i_mode >> 12 not in (0, FileType.REGULAR):
-                wrong(Code.INODE_MODE, f"is reserved, but has the mode {disk.i_mode:o}")
+        is_orphan = number in context.orphans
+        if 0 < inode.disk.i_dtime < self._orphan_limit and not is_orphan:
+            wrong(Code.INODE_FIELD, "is marked as part of a list of orphans that it is not in")
+        if not inode.disk.i_links_count and not is_orphan and number != layout.EXT4_ROOT_INO:
+            self._look_at_free(inode, raw, wrong)
             return
+        self._check_checksum(inode, raw, wrong)
         self._remember(inode)
-        if disk.i_mode >> 12 not in _KINDS and number >= self._first:
-            wrong(Code.INODE_MODE, f"is of no type that there is (mode {disk.i_mode:o})")
+        if inode.disk.i_mode >> 12 not in _KINDS:
+            wrong(Code.INODE_MODE, f"is of no type that there is (mode {inode.disk.i_mode:o})")
             return
         for code, text in field_problems(context, inode, raw, is_orphan=is_orphan):
             wrong(code, text)
         self._check_storage(inode, wrong, is_orphan=is_orphan)
 
-    def _is_used_reserved(self, inode: Inode) -> bool:
-        """Whether an inode that the file system has for itself is one that it needs."""
-        if inode.number == layout.EXT4_BAD_INO:  # which has no links
-            return any(inode.disk.i_block)
-        return inode.number == layout.EXT4_ROOT_INO or inode.disk.i_links_count != 0
+    def _check_checksum(self, inode: Inode, raw: bytes, wrong: Wrong) -> None:
+        volume = self._context.volume
+        if self._has_csum and not inodes.checksum_is_right(volume, inode, raw):
+            wrong(Code.INODE_CHECKSUM, "has a wrong checksum")
+
+    def _look_at_free(self, inode: Inode, raw: bytes, wrong: Wrong) -> None:
+        """An inode that is not in use. (Those that the file system has for itself always are.)"""
+        context, disk = self._context, inode.disk
+        if inode.number >= self._first:
+            if disk.i_mode and not disk.i_dtime:
+                wrong(Code.INODE_FIELD, "is free, but was never deleted")
+            return
+        self._check_checksum(inode, raw, wrong)
+        if inode.number == layout.EXT4_BAD_INO:
+            # It has blocks, but neither a mode nor a name.
+            if disk.i_mode or disk.i_uid or disk.i_gid or disk.i_file_acl_lo:
+                wrong(Code.INODE_FIELD, "is to list bad blocks, but has more than that")
+            Claims(context, self._walk, inode, wrong).claim_all()
+        elif disk.i_mode >> 12 not in (0, FileType.REGULAR):
+            wrong(Code.INODE_MODE, f"is reserved, but has the mode {disk.i_mode:o}")
+        elif inode.size or disk.i_blocks_lo or disk.i_blocks_high or any(disk.i_block[:4]):
+            wrong(Code.INODE_BLOCKS, "is reserved and not in use, but says that it has contents")
 
     def _remember(self, inode: Inode) -> None:
         context, number = self._context, inode.number
@@ -144,7 +160,7 @@ class InodeScan:
             last, last_written = runs.last, runs.last_written
         found = blocks << context.volume.block_bits
         said = inodes.used_bytes(context.volume, inode.disk)
-        if found != said and inode.number != layout.EXT4_BAD_INO:
+        if found != said:
             wrong(Code.INODE_BLOCKS, f"says that it has {said} bytes of storage, but has {found}")
         if inode.disk.i_mode >> 12 == FileType.SYMLINK:
             self._check_link(inode, wrong)
@@ -180,7 +196,7 @@ def has_map(context: Context, inode: Inode) -> bool:
         return inode.has_flag(layout.EXTENTS_FL) or not inodes.symlink_is_inline(
             context.volume, inode
         )
-    return kind in (FileType.REGULAR, FileType.DIRECTORY, 0)
+    return kind in (FileType.REGULAR, FileType.DIRECTORY)
 
 
 class Claims:

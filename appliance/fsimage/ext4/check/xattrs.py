@@ -102,7 +102,7 @@ def _entry_problems(
                 yield f"{name!r} has its value in inode {entry.e_value_inum}, which cannot be"
         else:
             offset = base + entry.e_value_offs
-            if entry.e_value_size and offset + entry.e_value_size > len(raw):
+            if offset + entry.e_value_size > len(raw):
                 yield f"{name!r} has a value that reaches beyond the end"
             else:
                 value = raw[offset : offset + entry.e_value_size]

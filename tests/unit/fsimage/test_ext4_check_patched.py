@@ -1,0 +1,302 @@
+"""Damage that is made by writing a few bytes, in an image without checksums (so that nothing else
+is wrong): e2fsck finds it, and so do we, and name it."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from appliance.fsimage.ext4.check import Code
+from tests.unit.fsimage.ext4_images import debugfs, run
+from tests.unit.fsimage.test_ext4_check_damage import (
+    BLOCK,
+    block_of,
+    e2fsck_finds,
+    findings,
+    made,
+)
+
+EXT4 = ["-t", "ext4", "-O", "^metadata_csum"]
+EXT2 = ["-t", "ext2"]
+
+GROUP0 = 2 * BLOCK
+"""The first group descriptor; with 64bit, each has 64 bytes."""
+
+
+class Patch:
+    """An image to write to."""
+
+    def __init__(self, image: Path) -> None:
+        self.image = image
+        self.raw = bytearray(image.read_bytes())
+
+    def put(self, at: int, layout: str, *values: int) -> None:
+        struct.pack_into(layout, self.raw, at, *values)
+        self.image.write_bytes(self.raw)
+
+    def get(self, at: int, layout: str = "<I") -> int:
+        value: int = struct.unpack_from(layout, self.raw, at)[0]
+        return value
+
+    def inode(self, path: str) -> int:
+        """Where an inode is."""
+        said = run(["debugfs", "-R", f"imap {path}", self.image])
+        found = re.search(r"block (\d+), offset (0x[0-9a-f]+)", said)
+        assert found, said
+        return int(found[1]) * BLOCK + int(found[2], 16)
+
+    def block(self, path: str, logical: int = 0) -> int:
+        """Where a block of a file is."""
+        return block_of(self.image, path, logical) * BLOCK
+
+    def entry(self, directory: str, name: bytes) -> int:
+        """Where an entry of a directory of one block is."""
+        start = self.block(directory)
+        return self.raw.index(name, start, start + BLOCK) - 8
+
+    @property
+    def leaf(self) -> int:
+        """Where the first extents of /many are: a block below its inode."""
+        return self.get(self.inode("/many") + 40 + 16) * BLOCK
+
+
+def second_name(patch: Patch) -> None:
+    """Another letter in a name of a leaf of the index, so that its hash is another one."""
+    at = patch.block("/big", 1) + 8 + len("a-name-of-some-length-00")
+    patch.put(at, "<B", ord("x"))
+
+
+def same_name(patch: Patch) -> None:
+    at = patch.entry("<2>", b"many") + 8
+    patch.raw[at : at + 4] = b"file"
+    patch.image.write_bytes(patch.raw)
+
+
+DAMAGE: dict[str, tuple[Callable[[Patch], None], Code, str]] = {
+    "order of extents": (
+        lambda p: p.put(p.leaf + 24, "<I", 0),
+        Code.BLOCK_MAP,
+        "extents out of order at 0",
+    ),
+    "magic of extents": (lambda p: p.put(p.leaf, "<H", 7), Code.BLOCK_MAP, "no magic"),
+    "depth of extents": (
+        lambda p: p.put(p.leaf + 6, "<H", 1),
+        Code.BLOCK_MAP,
+        "the depth 1 where 0 belongs",
+    ),
+    "number of extents": (lambda p: p.put(p.leaf + 2, "<H", 999), Code.BLOCK_MAP, "999 entries"),
+    "length of an extent": (
+        lambda p: p.put(p.leaf + 12 + 4, "<H", 0),
+        Code.BLOCK_MAP,
+        "extent of 0 blocks",
+    ),
+    "key of an index": (
+        lambda p: p.put(p.inode("/many") + 40 + 12, "<I", 1),
+        Code.BLOCK_MAP,
+        "from 0 on where its index says 1",
+    ),
+    "block that does not exist": (
+        lambda p: p.put(p.leaf + 12 + 8, "<I", 99999),
+        Code.BLOCK_RANGE,
+        "block 99999, which does not exist",
+    ),
+    "extent block that does not exist": (
+        lambda p: p.put(p.inode("/many") + 40 + 16, "<I", 99999),
+        Code.BLOCK_RANGE,
+        "extent block 99999",
+    ),
+    "block claimed twice": (
+        lambda p: p.put(p.leaf + 12 + 8, "<I", p.block("/other") // BLOCK),
+        Code.BLOCK_SHARED,
+        "claimed more than once",
+    ),
+    "block of the superblock": (
+        lambda p: p.put(p.leaf + 12 + 8, "<I", 1),
+        Code.BLOCK_METADATA,
+        "from 1 on, where the file system keeps itself",
+    ),
+    "length of an entry": (
+        lambda p: p.put(p.entry("/d", b"sub") + 4, "<H", 9),
+        Code.DIRECTORY,
+        "an entry of 9 bytes",
+    ),
+    "character in a name": (
+        lambda p: p.put(p.entry("/d", b"sub") + 9, "<B", ord("/")),
+        Code.ENTRY,
+        "no name",
+    ),
+    "type of an entry": (
+        lambda p: p.put(p.entry("/d", b"sub") + 7, "<B", 1),
+        Code.ENTRY_TYPE,
+        "of type 2",
+    ),
+    "inode of an entry": (
+        lambda p: p.put(p.entry("/d", b"sub"), "<I", 99999),
+        Code.ENTRY,
+        "inode 99999, which cannot be named",
+    ),
+    "the same name twice": (same_name, Code.ENTRY_DUPLICATE, '"file" twice'),
+    "dot": (lambda p: p.put(p.block("/d"), "<I", 2), Code.DOTS, 'does not begin with "."'),
+    "dot-dot": (
+        lambda p: p.put(p.block("/d/sub") + 12, "<I", 2),
+        Code.DOTS,
+        'has 2 as ".."',
+    ),
+    "hole in a directory": (
+        lambda p: p.put(p.inode("/big") + 40 + 12, "<I", 1),
+        Code.DIRECTORY,
+        "has no block at 0-0",
+    ),
+    "hash version": (lambda p: p.put(p.block("/big") + 0x1C, "<B", 9), Code.INDEX, "version 9"),
+    "levels of an index": (lambda p: p.put(p.block("/big") + 0x1E, "<B", 5), Code.INDEX, "levels"),
+    "limit of an index": (
+        lambda p: p.put(p.block("/big") + 0x20, "<H", 5),
+        Code.INDEX,
+        "of 5 entries",
+    ),
+    "block of an index": (
+        lambda p: p.put(p.block("/big") + 0x24, "<I", 99),
+        Code.INDEX,
+        "block 99, which does not exist",
+    ),
+    "block of an index twice": (
+        lambda p: p.put(p.block("/big") + 0x24, "<I", 2),
+        Code.INDEX,
+        "block 2 twice",
+    ),
+    "order of an index": (
+        lambda p: p.put(p.block("/big") + 0x28, "<I", 0xFFFF_FFF0),
+        Code.INDEX,
+        "hashes that do not ascend",
+    ),
+    "name in a wrong leaf": (second_name, Code.INDEX, "where its index does not look"),
+    "magic of attributes": (
+        lambda p: p.put(p.get(p.inode("/file") + 0x68) * BLOCK, "<I", 1),
+        Code.XATTR,
+        "which holds none",
+    ),
+    "references to attributes": (
+        lambda p: p.put(p.get(p.inode("/file") + 0x68) * BLOCK + 4, "<I", 5),
+        Code.XATTR_REFCOUNT,
+        "count 5 inodes, but 1",
+    ),
+    "hash of an attribute": (
+        lambda p: p.put(p.get(p.inode("/file") + 0x68) * BLOCK + 32 + 12, "<I", 5),
+        Code.XATTR,
+        "wrong hash",
+    ),
+    "size of an attribute": (
+        lambda p: p.put(p.get(p.inode("/file") + 0x68) * BLOCK + 32 + 8, "<I", 5000),
+        Code.XATTR,
+        "beyond the end",
+    ),
+    "place of a block bitmap": (
+        lambda p: p.put(GROUP0, "<I", 99999),
+        Code.GROUP,
+        "its block bitmap at block 99999",
+    ),
+    "place of an inode table": (
+        lambda p: p.put(GROUP0 + 8, "<I", 0),
+        Code.GROUP,
+        "its inode table at block 0",
+    ),
+    "free inodes of a group": (
+        lambda p: p.put(GROUP0 + 14, "<H", 3),
+        Code.COUNT,
+        "free inodes of group 0 is 3",
+    ),
+    "padding of an inode bitmap": (
+        lambda p: p.put(p.get(GROUP0 + 4) * BLOCK + BLOCK - 1, "<B", 0),
+        Code.BITMAP_PADDING,
+        "inode bitmap of group 0",
+    ),
+    "padding of the last block bitmap": (
+        lambda p: p.put(p.get(GROUP0 + 64) * BLOCK + BLOCK - 1, "<B", 0),
+        Code.BITMAP_PADDING,
+        "block bitmap of group 1",
+    ),
+    "magic of the journal": (
+        lambda p: p.put(p.block("<8>"), ">I", 5),
+        Code.JOURNAL,
+        "it has no superblock",
+    ),
+    "start of the journal": (
+        lambda p: p.put(p.block("<8>") + 0x1C, ">I", 1),
+        Code.JOURNAL,
+        "not empty",
+    ),
+    "reserved block": (
+        lambda p: p.put(p.get(p.inode("<7>") + 40 + 4 * 13) * BLOCK + 4 + 4, "<I", 9000),
+        Code.RESIZE_INODE,
+        "behind the descriptors",
+    ),
+}
+
+
+STRICTER = {
+    "depth of extents": "the kernel refuses the file; e2fsck takes the depth from the root",
+    "start of the journal": "e2fsck would replay it, but -n keeps it from looking",
+}
+"""What e2fsck -fn does not call wrong."""
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_in_a_few_bytes(tmp_path: Path, kind: str) -> None:
+    make_it, code, text = DAMAGE[kind]
+    image = made(tmp_path, *EXT4)
+    make_it(Patch(image))
+    assert e2fsck_finds(image) == (kind not in STRICTER)
+    found = findings(image)
+    assert any(f.code is code and text in f.text for f in found), [str(f) for f in found]
+
+
+def test_all_owners_of_a_shared_block_are_named(tmp_path: Path) -> None:
+    image = made(tmp_path, *EXT4)
+    patch = Patch(image)
+    shared = patch.block("/other") // BLOCK
+    patch.put(patch.leaf + 12 + 8, "<I", shared)
+    owners = {f.path: f.text for f in findings(image) if f.code is Code.BLOCK_SHARED}
+    assert owners.keys() == {"/many", "/other"}
+    assert all(text.endswith(f": {shared}") for text in owners.values())
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "code"),
+    [
+        (12, 99999, Code.BLOCK_RANGE),
+        (3, 99999, Code.BLOCK_RANGE),
+        (12, 3, Code.BLOCK_METADATA),
+        (13, 0, Code.INODE_BLOCKS),
+    ],
+)
+def test_indirect_blocks(tmp_path: Path, at: int, value: int, code: Code) -> None:
+    image = made(tmp_path, *EXT2)
+    patch = Patch(image)
+    patch.put(patch.inode("/many") + 40 + 4 * at, "<I", value)
+    assert e2fsck_finds(image)
+    assert any(f.code is code and f.path == "/many" for f in findings(image))
+
+
+def test_directories_that_lie_in_each_other(tmp_path: Path) -> None:
+    image = made(tmp_path, *EXT4)
+    debugfs(image, "mkdir /x", "mkdir /x/y", "cd /x/y", "link /x z", "cd /", "unlink /x")
+    assert e2fsck_finds(image)
+    found = findings(image)
+    assert any(f.code is Code.UNREACHABLE and "lies in itself" in f.text for f in found)
+
+
+def test_backups(tmp_path: Path) -> None:
+    """e2fsck looks at them only when it needs them."""
+    image = made(tmp_path, *EXT4)
+    patch = Patch(image)
+    patch.put(8193 * BLOCK + 0x28, "<I", 8)
+    patch.put(8194 * BLOCK + 8, "<I", 8)
+    texts = [f.text for f in findings(image)]
+    assert texts == [
+        "the backup of the superblock in group 1 disagrees with it about s_inodes_per_group",
+        "the backup in group 1 of the descriptor of group 0 differs",
+    ]
