@@ -403,3 +403,7 @@ CHECK_FINDINGS_MAX: Final = 1000
 
 CHECK_NAMES_MAX: Final = 262_144
 """Names of one directory that are remembered to find one that occurs twice: some 100 bytes each."""
+
+CHECK_TABLES_BYTES_MAX: Final = 2048 * MiB
+"""What a check may keep in memory of an image: a file system of 1.5 TiB, as mke2fs makes it by
+default, takes that. An image that is a few blocks in a sparse file may claim any size."""

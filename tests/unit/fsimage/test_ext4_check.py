@@ -139,8 +139,9 @@ def test_ranges_of_bits(first: int, count: int) -> None:
     assert bits.add_range(first, count)
     inside = list(range(first, first + count))
     assert [n for n in range(64) if n in bits] == inside == list(bits.within(0, 64))
-    assert list(ranges_in(bits.raw, 0)) == [(first, first + count - 1)]
+    assert list(bits.ranges(0, 64)) == [(first, first + count - 1)]
     assert not bits.add_range(first + count - 1, 3)
+    assert list(ranges_in(0b1011000, 5)) == [(8, 9), (11, 11)]
     other = Bits(64)
     bits.overlap_into(other, first + count // 2, 10)
     assert list(other.within(0, 64)) == [

@@ -18,6 +18,7 @@ from appliance.fsimage.errors import ImageError
 from appliance.fsimage.ext4.check import check
 from tests.unit.fsimage.damage import MemoryDevice, bounded_time
 from tests.unit.fsimage.ext4_images import make_image, run, sample_tree
+from tests.unit.fsimage.test_ext4_check_damage import SEED
 
 BLOCK = 1024
 READS_MAX = 100_000
@@ -50,7 +51,7 @@ STRICTER = {
 def image_bytes(name: str) -> bytes:
     with TemporaryDirectory() as folder:
         tree = sample_tree(Path(folder) / "tree")
-        options = [*IMAGES[name], "-b", str(BLOCK)]
+        options = [*IMAGES[name], "-b", str(BLOCK), *SEED]
         image = make_image(Path(folder) / "fs.img", "4M", *options, tree=tree)
         run(["sh", "-c", f"e2fsck -fyD {image} > /dev/null; test $? -le 1"])
         return image.read_bytes()

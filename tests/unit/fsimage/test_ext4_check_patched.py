@@ -5,12 +5,18 @@ from __future__ import annotations
 
 import re
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from appliance.fsimage.errors import ImageError
 from appliance.fsimage.ext4.check import Code
+from appliance.fsimage.ext4.check.context import tables_bytes
+from appliance.fsimage.ext4.check.groups import unusable
+from appliance.fsimage.ext4.superblock import Superblock
+from tests.unit.fsimage.damage import bounded_time
 from tests.unit.fsimage.ext4_images import debugfs, run
 from tests.unit.fsimage.test_ext4_check_damage import (
     BLOCK,
@@ -18,6 +24,7 @@ from tests.unit.fsimage.test_ext4_check_damage import (
     e2fsck_finds,
     findings,
     made,
+    sound,
 )
 
 EXT4 = ["-t", "ext4", "-O", "^metadata_csum"]
@@ -64,10 +71,12 @@ class Patch:
         return self.get(self.inode("/many") + 40 + 16) * BLOCK
 
 
-def second_name(patch: Patch) -> None:
-    """Another letter in a name of a leaf of the index, so that its hash is another one."""
-    at = patch.block("/big", 1) + 8 + len("a-name-of-some-length-00")
-    patch.put(at, "<B", ord("x"))
+def swapped_leaves(patch: Patch) -> None:
+    """The first two leaves of an index change places."""
+    root = patch.block("/big")
+    first, second = patch.get(root + 0x24), patch.get(root + 0x2C)
+    patch.put(root + 0x24, "<I", second)
+    patch.put(root + 0x2C, "<I", first)
 
 
 def same_name(patch: Patch) -> None:
@@ -173,7 +182,7 @@ DAMAGE: dict[str, tuple[Callable[[Patch], None], Code, str]] = {
         Code.INDEX,
         "hashes that do not ascend",
     ),
-    "name in a wrong leaf": (second_name, Code.INDEX, "where its index does not look"),
+    "name in a wrong leaf": (swapped_leaves, Code.INDEX, "where its index does not look"),
     "magic of attributes": (
         lambda p: p.put(p.get(p.inode("/file") + 0x68) * BLOCK, "<I", 1),
         Code.XATTR,
@@ -300,3 +309,61 @@ def test_backups(tmp_path: Path) -> None:
         "the backup of the superblock in group 1 disagrees with it about s_inodes_per_group",
         "the backup in group 1 of the descriptor of group 0 differs",
     ]
+
+
+def test_a_block_of_attributes_that_is_shared_with_a_file(tmp_path: Path) -> None:
+    image = made(tmp_path, *EXT4)
+    patch = Patch(image)
+    patch.put(patch.leaf + 12 + 8, "<I", patch.get(patch.inode("/file") + 0x68))
+    assert e2fsck_finds(image)
+    owners = {f.path for f in findings(image) if f.code is Code.BLOCK_SHARED}
+    assert owners == {"/many", "/file"}
+
+
+# --- hostile -----------------------------------------------------------------
+
+
+def test_trees_that_lead_back_into_themselves_end(tmp_path: Path) -> None:
+    """Every inode begins a tree of three levels, in which every block is the first one."""
+    image = made(tmp_path, *EXT2)
+    patch = Patch(image)
+    block = 11000
+    patch.raw[block * BLOCK : (block + 1) * BLOCK] = struct.pack("<I", block) * (BLOCK // 4)
+    first = patch.inode("<12>")
+    for at in range(first, first + 100 * 128, 128):
+        struct.pack_into("<H", patch.raw, at, 0o100644)
+        struct.pack_into("<H", patch.raw, at + 26, 1)
+        struct.pack_into("<15I", patch.raw, at + 40, *[block] * 15)
+    image.write_bytes(patch.raw)
+    with bounded_time():
+        found = findings(image)
+    assert len(found) > 100
+
+
+def test_one_entry_for_every_block(tmp_path: Path) -> None:
+    """What each of many inodes claims is the whole image."""
+    image = made(tmp_path, *EXT4)
+    patch = Patch(image)
+    first = patch.inode("<12>")
+    for at in range(first, first + 100 * 256, 256):
+        struct.pack_into("<H", patch.raw, at, 0o100644)
+        struct.pack_into("<H", patch.raw, at + 26, 1)
+        struct.pack_into("<I", patch.raw, at + 32, 0x80000)
+        extents = (0xF30A, 1, 4, 0, 0, 0, 12000, 0, 100)
+        struct.pack_into("<HHHHIIHHI", patch.raw, at + 40, *extents)
+    image.write_bytes(patch.raw)
+    tracemalloc.start()
+    with bounded_time():
+        found = findings(image)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len([f for f in found if f.code is Code.BLOCK_SHARED]) >= 100
+    assert peak < 80 << 20
+
+
+def test_a_size_that_is_only_claimed_is_refused() -> None:
+    superblock = Superblock.parse(sound(*EXT4)[BLOCK : 2 * BLOCK])
+    assert tables_bytes(superblock) < 1 << 20
+    superblock.disk.s_inodes_count = 1 << 31
+    with pytest.raises(ImageError, match="makes no sense"):
+        unusable(superblock)

@@ -129,8 +129,7 @@ class BitmapCheck:
             (found & ~used, "are free, but in use in the bitmap"),
         ):
             if difference:
-                raw = difference.to_bytes((difference.bit_length() + 7) // 8, "little")
-                numbers = ((low << bits, high << bits) for low, high in ranges_in(raw, 0))
+                numbers = ((low << bits, high << bits) for low, high in ranges_in(difference, 0))
                 text = in_words((first + low, first + high) for low, high in numbers)
                 self._context.wrong(code, f"{what} {text} of group {index} {how}")
 

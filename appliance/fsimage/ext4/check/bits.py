@@ -49,6 +49,12 @@ class Bits:
         merged = int.from_bytes(other.raw[low:high], "little") | both
         other.raw[low:high] = merged.to_bytes(high - low, "little")
 
+    def ranges(self, first: int, count: int) -> Iterator[tuple[int, int]]:
+        """What of a range is in the set, as ranges (first and last)."""
+        low, high = first >> 3, first + count + 7 >> 3
+        found = int.from_bytes(self.raw[low:high], "little") >> (first & 7)
+        return ranges_in(found & (1 << count) - 1, first)
+
     def within(self, first: int, count: int) -> Iterator[int]:
         """Those numbers of a range that are in the set."""
         return (number for number in range(first, first + count) if number in self)
@@ -62,9 +68,8 @@ class Bits:
         return self.raw.count(0, low, high) != high - low or any(n in self for n in edges)
 
 
-def ranges_in(raw: bytes | bytearray, first: int) -> Iterator[tuple[int, int]]:
-    """The bits that are set in `raw` as ranges (first and last), the lowest bit being `first`."""
-    value = int.from_bytes(raw, "little")
+def ranges_in(value: int, first: int) -> Iterator[tuple[int, int]]:
+    """The bits that are set in a number, as ranges (first and last), the lowest being `first`."""
     while value:
         skip = (value & -value).bit_length() - 1
         value >>= skip

@@ -27,6 +27,12 @@ Progress = Callable[[str, int, int], None]
 assert array("I").itemsize == 4, sys.platform
 
 
+def tables_bytes(superblock: Superblock) -> int:
+    """How much memory the tables of a check take: some seven bits for a block (three sets here, and
+    those of the passes), and for an inode what is declared below."""
+    return superblock.blocks_count * 7 // 8 + superblock.disk.s_inodes_count * 16
+
+
 def silent(what: str, done: int, total: int) -> None:
     """The Progress of those who do not watch."""
 

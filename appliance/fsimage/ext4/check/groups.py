@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from appliance import limits
 from appliance.fsimage.errors import ImageError
 from appliance.fsimage.ext4 import layout
-from appliance.fsimage.ext4.check.context import Context
+from appliance.fsimage.ext4.check.context import Context, tables_bytes
 from appliance.fsimage.ext4.check.findings import Code
 from appliance.fsimage.ext4.layout import ext4_group_desc, ext4_super_block
 from appliance.fsimage.ext4.superblock import (
@@ -53,6 +54,12 @@ def geometry_problem(superblock: Superblock) -> str:
     tables = disk.s_inodes_count * superblock.inode_bytes
     if tables > superblock.blocks_count << superblock.block_bits:
         return f"{disk.s_inodes_count} inodes in {superblock.blocks_count} blocks"
+    descriptors = superblock.groups_count * superblock.desc_bytes
+    if (
+        not disk.s_feature_incompat & layout.INCOMPAT_META_BG
+        and descriptors > disk.s_blocks_per_group << superblock.block_bits
+    ):
+        return f"{superblock.groups_count} groups of {disk.s_blocks_per_group} blocks"
     return ""
 
 
@@ -262,3 +269,8 @@ def unusable(superblock: Superblock) -> None:
     problem = geometry_problem(superblock)
     if problem:
         raise ImageError(f"the superblock makes no sense: {problem}")
+    if tables_bytes(superblock) > limits.CHECK_TABLES_BYTES_MAX:
+        raise ImageError(
+            f"a check would take {tables_bytes(superblock) >> 20} MiB of memory",
+            "check it with e2fsck -fn",
+        )

@@ -267,16 +267,23 @@ class SharedBlocks:
                     context.wrong(Code.BLOCK_SHARED, text, number)
 
     def _shared_of(self, inode: Inode) -> str:
-        if not has_map(self._context, inode):
-            return ""
         return in_words(self._ranges(inode))
 
     def _ranges(self, inode: Inode) -> Iterator[tuple[int, int]]:
         context = self._context
+        attributes = xattrs.block_of(context, inode)
+        if (
+            context.volume.has_blocks(attributes)
+            and context.cluster_of(attributes) in context.shared
+        ):
+            yield attributes, attributes
+        if not has_map(context, inode):
+            return
         for _, physical, count, _ in self._walk.runs(inode):
             first = context.cluster_of(physical)
             clusters = context.cluster_of(physical + count - 1) - first + 1
-            if context.shared.any_in(first, clusters):
-                inside = (n for n in context.shared.within(first, clusters))
-                block = context.first_block + (next(inside) << context.cluster_bits)
-                yield block, block + (sum(1 for _ in inside) << context.cluster_bits)
+            for low, high in context.shared.ranges(first, clusters):
+                yield (
+                    context.first_block + (low << context.cluster_bits),
+                    context.first_block + (high << context.cluster_bits),
+                )

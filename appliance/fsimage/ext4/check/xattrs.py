@@ -24,9 +24,7 @@ def check(context: Context, inode: Inode, wrong: Wrong) -> int:
     if len(body) >= 4 and struct.unpack_from("<I", body)[0] == layout.XATTR_MAGIC:
         for problem in _entry_problems(context, body, 4, 4, needs_hash=False):
             wrong(Code.XATTR, f"has attributes of which {problem}")
-    block = inode.disk.i_file_acl_lo
-    if context.has_feature(incompat=layout.INCOMPAT_64BIT):
-        block |= inode.disk.i_file_acl_high << 32
+    block = block_of(context, inode)
     if not block:
         return 0
     if not context.volume.has_blocks(block):
@@ -34,6 +32,13 @@ def check(context: Context, inode: Inode, wrong: Wrong) -> int:
         return 0
     _count_block(context, block, wrong)
     return context.superblock.cluster_blocks
+
+
+def block_of(context: Context, inode: Inode) -> int:
+    """The block with the attributes of an inode; 0: there is none."""
+    high = inode.disk.i_file_acl_high
+    has_high = context.has_feature(incompat=layout.INCOMPAT_64BIT)
+    return inode.disk.i_file_acl_lo | (high << 32 if has_high else 0)
 
 
 def _count_block(context: Context, block: int, wrong: Wrong) -> None:
