@@ -367,3 +367,15 @@ def test_a_size_that_is_only_claimed_is_refused() -> None:
     superblock.disk.s_inodes_count = 1 << 31
     with pytest.raises(ImageError, match="makes no sense"):
         unusable(superblock)
+
+
+@pytest.mark.parametrize(
+    ("at", "text"), [(0, "has orphans"), (BLOCK - 8, "no magic"), (BLOCK - 4, "wrong checksum")]
+)
+def test_the_orphan_file(tmp_path: Path, at: int, text: str) -> None:
+    image = made(tmp_path, "-t", "ext4", "-O", "^metadata_csum,orphan_file")
+    patch = Patch(image)
+    patch.put(patch.block("<12>") + at, "<I", 12345)
+    assert e2fsck_finds(image)
+    found = findings(image)
+    assert any(f.code is Code.ORPHAN and text in f.text for f in found), [str(f) for f in found]

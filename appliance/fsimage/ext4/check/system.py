@@ -121,10 +121,12 @@ class Orphans:
         if tail.ob_magic != layout.ORPHAN_BLOCK_MAGIC:
             context.wrong(Code.ORPHAN, f"has no magic in block {block}", inode.number)
             return
+        checksum = 0
         if context.superblock.has_metadata_csum:
             seed = crc32c(inodes.seed_of(context.volume, inode), struct.pack("<Q", block))
-            if tail.ob_checksum != crc32c(seed, raw[:end]):
-                context.wrong(Code.ORPHAN, f"has a wrong checksum in block {block}", inode.number)
+            checksum = crc32c(seed, raw[:end])
+        if tail.ob_checksum != checksum:
+            context.wrong(Code.ORPHAN, f"has a wrong checksum in block {block}", inode.number)
         if not any(raw[:end]):
             return
         if not context.has_feature(ro_compat=layout.RO_COMPAT_ORPHAN_PRESENT):
