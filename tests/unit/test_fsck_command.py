@@ -12,7 +12,16 @@ import pytest
 
 from appliance.cli import main
 from appliance.fsck import Bar
+from appliance.trace import log
 from tests.unit.fsimage.ext4_images import debugfs, make_image, run
+
+
+@pytest.fixture(autouse=True)
+def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command sets up the log of its process, which here is that of other tests too."""
+    monkeypatch.setattr(log, "propagate", log.propagate)
+    monkeypatch.setattr(log, "level", log.level)
+    monkeypatch.setattr(log, "handlers", list(log.handlers))
 
 
 @pytest.fixture
