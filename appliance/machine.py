@@ -344,6 +344,8 @@ class StackWire:
     def __init__(self, stack: Stack, link: ClosableLink) -> None:
         self._stack = stack
         self._link = link
+        self._take = stack.receive
+        self._full = link.mtu
         self.read = link.receive
         self.wait = link.wait
         self.flush = stack.flush
@@ -351,15 +353,18 @@ class StackWire:
 
     def receive(self, frame: bytes, now: Instant) -> None:
         """Take a frame in, and where it was a full one, what has come behind it already."""
-        self._stack.receive(frame, now)
+        self._take(frame, now)
+        if len(frame) >= self._full:
+            self._take_burst(now)
+
+    def _take_burst(self, now: Instant) -> None:
         for _ in range(1, LINK_BURST_FRAMES):
-            if len(frame) < self._link.mtu:
+            frame = self._link.receive_now()
+            if frame is None:
                 return
-            more = self._link.receive_now()
-            if more is None:
+            self._take(frame, now)
+            if len(frame) < self._full:
                 return
-            frame = more
-            self._stack.receive(frame, now)
 
     @property
     def next_deadline(self) -> Instant | None:

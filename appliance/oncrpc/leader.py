@@ -177,7 +177,7 @@ class Leader:
         if leads:
             self._begin_batch()
         try:
-            while True:
+            while ready:
                 call = ready.popleft()
                 reply = call.run()
                 answered.append((call, reply))
@@ -238,9 +238,11 @@ class Leader:
         seen, since = self._batches, self._clock.now()
         while not self._stopping:
             now = self._clock.now()
-            with self.lock:
-                self._wire.expire(now)
-                self._wire.flush(now)
+            deadline = self._wire.next_deadline
+            if deadline is not None and deadline <= now:
+                with self.lock:
+                    self._wire.expire(now)
+                    self._wire.flush(now)
             if self._batches != seen:
                 seen, since = self._batches, now
             self._watch(now, since)
