@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import ip_address
 from logging import ERROR, INFO, WARNING
 from pathlib import Path
 from typing import Final
@@ -42,6 +41,7 @@ from appliance.netstack.stack import HostConfig, Stack
 from appliance.netstack.tcp.connection import Connection
 from appliance.netstack.tcp.patience import KeepAlive
 from appliance.netstack.udp import UdpSocket
+from appliance.netstack.wire.ipv4 import address_text
 from appliance.nfsd.service import WRITE_VERIFIER_BYTES, Nfsd
 from appliance.oncrpc.leader import Leader, ServiceQueue
 from appliance.oncrpc.server import PendingCall, Registry, RpcServer
@@ -433,11 +433,6 @@ def allow_open_files() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def address_text(address: bytes) -> str:
-    """An address as on the wire, as people write it."""
-    return str(ip_address(address))
 
 
 def name_this_thread(name: str) -> None:

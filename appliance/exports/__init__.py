@@ -12,7 +12,7 @@ from appliance.exports.clients import HostResolver, Resolver
 from appliance.exports.load import ExportsFile, check, parse, read
 from appliance.exports.options import AUTH_NONE, AUTH_SYS, Access, Options
 from appliance.exports.problems import Problem, Severity, broken
-from appliance.exports.table import Export, ExportTable, export_id
+from appliance.exports.table import Export, ExportTable
 
 __all__ = [
     "AUTH_NONE",
@@ -28,7 +28,6 @@ __all__ = [
     "Severity",
     "broken",
     "check",
-    "export_id",
     "parse",
     "read",
 ]

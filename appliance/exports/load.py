@@ -15,7 +15,8 @@ from appliance.exports.clients import EVERYBODY, Client, HostResolver, Resolver,
 from appliance.exports.grammar import Line, lines, path_of, shown, split_client, split_options
 from appliance.exports.options import OptionList, Options
 from appliance.exports.problems import Problem, Report, broken
-from appliance.exports.table import Export, ExportTable, export_id
+from appliance.exports.table import Export, ExportTable
+from appliance.vfs.handles import export_id
 
 
 def parse(

@@ -8,7 +8,6 @@ its export by a number (the CRC-32 of the path) and every call has to look it up
 from __future__ import annotations
 
 import ipaddress
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,13 +17,9 @@ from appliance.exports.clients import EVERYBODY, Client, Resolver
 from appliance.exports.grammar import normal_path, quote
 from appliance.exports.options import AUTH_NONE, AUTH_SYS, Access, Options
 from appliance.vfs.access import SquashRules
+from appliance.vfs.handles import export_id
 
 _MAPPED: Final = ipaddress.ip_address("::ffff:0.0.0.0").packed[:12]
-
-
-def export_id(path: bytes) -> int:
-    """The number by which file handles name the export of `path`."""
-    return zlib.crc32(path)
 
 
 @dataclass(frozen=True, slots=True)

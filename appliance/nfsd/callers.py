@@ -18,7 +18,7 @@ from typing import Final
 
 from appliance import limits
 from appliance.clock import Clock
-from appliance.exports import Export, ExportsFile, ExportTable, export_id
+from appliance.exports import Export, ExportsFile, ExportTable
 from appliance.exports.options import RESERVED_PORTS
 from appliance.oncrpc.auth import AuthError, auth_flavor, auth_stat
 from appliance.oncrpc.auth import Credential as RpcCredential
@@ -64,7 +64,7 @@ class InForce:
             with suppress(VfsError):  # whoever mounts it is told
                 node = tree.walk(os.fsdecode(path))
                 if tree.is_top(node):
-                    self.tops[node.filesystem.fsid] = export_id(path)
+                    self.tops[node.filesystem.fsid] = handles.export_id(path)
 
 
 class Caller:

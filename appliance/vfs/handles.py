@@ -33,9 +33,9 @@ class Handle(NamedTuple):
     node_handle: bytes
 
 
-def export_id(path: str) -> int:
+def export_id(path: bytes) -> int:
     """The number of the export of `path` ("/" or without a slash at the end)."""
-    return zlib.crc32(path.encode("utf-8", "surrogateescape"))
+    return zlib.crc32(path)
 
 
 def encode(export: int, node: Node) -> bytes:

@@ -17,12 +17,12 @@ from appliance.exports import (
     ExportTable,
     Options,
     Severity,
-    export_id,
     parse,
 )
 from appliance.exports.clients import EVERYBODY
 from appliance.exports.options import FLAVORS
 from appliance.vfs.access import SquashRules
+from appliance.vfs.handles import export_id
 from tests.unit.exports.exports_helpers import KnownHosts, address, table, told, warning
 
 HERE = address("10.0.0.1")
