@@ -2,7 +2,8 @@
 
 interface.py  what a backend implements (start here to write one; memory.py is the example)
 errors.py     VfsError
-access.py     mode bits, squashing
+access.py     who may do what, squashing
+acl.py        access control lists
 user.py       somebody who acts on a file system: every rule about who may do what, once
 tree.py       the appliance's own tree: file systems mounted at paths
 handles.py    node <-> opaque handle on the wire

@@ -1,9 +1,10 @@
-"""Who may do what: POSIX mode bits, the identity of a caller, and squashing.
+"""Who may do what: POSIX mode bits and lists, the identity of a caller, and squashing.
 
 A credential is what the server believes of a caller after squashing. User id 0 is the superuser, as
 for Linux's nfsd: it passes every check but one (executing a file that nobody may execute).
 Everybody else falls into exactly one class of a file (owner, group, others), and only the bits of
-that class count: an owner without permission is refused even where others are not.
+that class count: an owner without permission is refused even where others are not. Where a
+file has an access control list (acl.py), that decides for all but the owner.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ SET_UID: Final = 0o4000
 SET_GID: Final = 0o2000
 STICKY: Final = 0o1000
 GROUP_EXECUTE: Final = 0o010
+GROUP_CLASS: Final = 0o070
 
 NOBODY: Final = 65534
 """The user and group that squashed callers become unless the export says otherwise."""
@@ -79,8 +81,17 @@ def squash(credential: Credential, rules: SquashRules) -> Credential:
     )
 
 
+def permits(credential: Credential, attributes: Attributes, wanted: int) -> bool:
+    """Whether a caller has all of the `wanted` rights at once."""
+    acl = attributes.acl
+    if acl is not None and _list_decides(credential, attributes):
+        return acl.permits(credential, attributes.gid, wanted)
+    return rights(credential, attributes) & wanted == wanted
+
+
 def rights(credential: Credential, attributes: Attributes) -> int:
-    """Which of READ, WRITE and EXECUTE the mode bits give."""
+    """Which of READ, WRITE and EXECUTE a caller has, each for itself: a list may give two of them
+    and yet not both at once."""
     mode = attributes.mode
     uid = credential.uid
     if uid == 0:
@@ -89,10 +100,23 @@ def rights(credential: Credential, attributes: Attributes) -> int:
         return READ | WRITE
     if uid == attributes.uid:
         return mode >> 6 & 7
+    acl = attributes.acl
+    if acl is not None and _list_decides(credential, attributes):
+        return acl.rights(credential, attributes.gid)
     gid = attributes.gid
     if gid == credential.gid or gid in credential.groups:
         return mode >> 3 & 7
     return mode & 7
+
+
+def _list_decides(credential: Credential, attributes: Attributes) -> bool:
+    """Whether, where there is a list, it is asked.
+
+    Linux does not look into one whose mask is empty: who is named there falls under the bits of the
+    group or of the others. We follow it.
+    """
+    is_special = credential.uid in (0, attributes.uid)
+    return not is_special and bool(attributes.mode & GROUP_CLASS)
 
 
 def owns(credential: Credential, attributes: Attributes) -> bool:

@@ -7,8 +7,10 @@ The rules are those of chmod(2), chown(2), truncate(2) and utimensat(2) as Linux
     gid      the superuser; the owner, to a group that he is in
     size     who may write; the owner may whatever the mode says (he may have the file open)
     times    explicit ones: the owner; the present time: also who may write
+    ACLs     the owner; a default one only of a directory, none of a symbolic link
 
-Giving a file away, or changing its content, takes set-user-id and set-group-id from it.
+Giving a file away, or changing its content, takes set-user-id and set-group-id from it. A new mode
+goes into the list, and a new list into the mode; one that says no more than a mode is not kept.
 """
 
 from __future__ import annotations
@@ -18,27 +20,33 @@ from typing import Final
 
 from appliance.vfs import access
 from appliance.vfs.access import Credential
+from appliance.vfs.acl import Acl
 from appliance.vfs.errors import Code, VfsError
-from appliance.vfs.interface import Attributes, FileType, SetAttributes, SetTime
+from appliance.vfs.interface import Attributes, FileType, SetAcl, SetAttributes, SetTime
 
 _NOTHING: Final = SetAttributes()
-_PERMISSION_BITS: Final = 0o7777
+_MODE_BITS: Final = 0o7777
+_PERMISSION_BITS: Final = 0o0777
 
 
 def permitted_changes(
     credential: Credential, before: Attributes, changes: SetAttributes, now_ns: int
 ) -> SetAttributes:
     """What to change in fact if `credential` asks for `changes`: with the present time filled in
-    and the bits cleared that must go. PERM, ACCES, INVAL, ISDIR; nothing to do gives no changes."""
+    and the bits cleared that must go. PERM, ACCES, INVAL, ISDIR, NOTSUPP; nothing to do gives no
+    changes."""
     if changes == _NOTHING:
         return changes
     _check_owner(credential, before, changes)
     _check_ownership(credential, before, changes)
     _check_size(before, changes)
+    _check_acls(before, changes)
     _check_writer(credential, before, changes)
+    mode = _mode_after(credential, before, changes)
     return replace(
         changes,
-        mode=_mode_after(credential, before, changes),
+        mode=mode,
+        acl=_acl_after(before, changes, mode),
         atime_ns=now_ns if changes.atime_ns is SetTime.NOW else changes.atime_ns,
         mtime_ns=now_ns if changes.mtime_ns is SetTime.NOW else changes.mtime_ns,
     )
@@ -47,6 +55,8 @@ def permitted_changes(
 def _check_owner(credential: Credential, before: Attributes, changes: SetAttributes) -> None:
     owner_only = (
         changes.mode is not None
+        or changes.acl is not None
+        or changes.default_acl is not None
         or isinstance(changes.atime_ns, int)
         or isinstance(changes.mtime_ns, int)
     )
@@ -71,6 +81,13 @@ def _check_size(before: Attributes, changes: SetAttributes) -> None:
     raise VfsError(Code.ISDIR if before.type is FileType.DIRECTORY else Code.INVAL, "size")
 
 
+def _check_acls(before: Attributes, changes: SetAttributes) -> None:
+    if before.type is FileType.SYMLINK and (changes.acl or changes.default_acl):
+        raise VfsError(Code.NOTSUPP, "ACL of a symbolic link")
+    if isinstance(changes.default_acl, Acl) and before.type is not FileType.DIRECTORY:
+        raise VfsError(Code.ACCES, "default ACL of what is no directory")
+
+
 def _check_writer(credential: Credential, before: Attributes, changes: SetAttributes) -> None:
     writes = (
         changes.size is not None
@@ -79,16 +96,18 @@ def _check_writer(credential: Credential, before: Attributes, changes: SetAttrib
     )
     if not writes or access.owns(credential, before):
         return
-    if not access.rights(credential, before) & access.WRITE:
+    if not access.permits(credential, before, access.WRITE):
         raise VfsError(Code.ACCES)
 
 
 def _mode_after(credential: Credential, before: Attributes, changes: SetAttributes) -> int | None:
     """The mode to set: the one asked for, or one that other changes bring about, or None."""
-    mode = before.mode if changes.mode is None else changes.mode & _PERMISSION_BITS
+    mode = before.mode if changes.mode is None else changes.mode & _MODE_BITS
     privileged = credential.is_superuser
     is_directory = before.type is FileType.DIRECTORY
-    if changes.mode is not None:
+    if isinstance(changes.acl, Acl):
+        mode = mode & ~_PERMISSION_BITS | changes.acl.mode
+    if changes.mode is not None or isinstance(changes.acl, Acl):
         gid = before.gid if changes.gid is None else changes.gid
         if not privileged and not credential.in_group(gid):
             mode &= ~access.SET_GID
@@ -98,3 +117,14 @@ def _mode_after(credential: Credential, before: Attributes, changes: SetAttribut
     if changes.size is not None and not privileged:
         mode = access.without_set_id(mode)
     return None if changes.mode is None and mode == before.mode else mode
+
+
+def _acl_after(before: Attributes, changes: SetAttributes, mode: int | None) -> Acl | SetAcl | None:
+    """The access list to set, if any: the one asked for, or what the mode makes of the old one."""
+    acl = changes.acl
+    if isinstance(acl, Acl):
+        return SetAcl.NONE if acl.is_minimal else acl
+    if acl is None and mode is not None and before.acl is not None:
+        changed = before.acl.with_mode(mode)
+        return None if changed == before.acl else changed
+    return acl

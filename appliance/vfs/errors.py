@@ -38,6 +38,7 @@ class Code(Enum):
 
 
 _BY_ERRNO = {code.value: code for code in Code} | {
+    errno.E2BIG: Code.NOSPC,
     errno.ELOOP: Code.INVAL,
     errno.ENODATA: Code.NOENT,
     errno.ENOSYS: Code.NOTSUPP,

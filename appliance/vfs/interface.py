@@ -10,7 +10,11 @@ Every method may raise VfsError. A method that fails has changed nothing.
 
 Locking. `FileSystem.lock` is held by whoever needs several calls to be one step (attributes before,
 act, attributes after); a backend takes it itself inside each method that needs it. It is never
-held while waiting for a device: data is read and written, and `commit` waits, outside it.
+held while waiting for a device: data is read and written, and `sync` waits, outside it.
+
+Durability. What has been done is visible at once and durable later: `sync` gives a Ticket for it,
+or None where nothing is left to be done. Whoever has promised durability keeps his answer back
+until the ticket says so; many answers may wait for one flush of a device.
 
 Waiting. A method that is about to wait for a device first calls `about_to_wait` (given to the
 constructor of a backend that can wait): the thread that serves the wire then hands it on.
@@ -26,6 +30,8 @@ from enum import Enum, IntEnum
 from typing import Final
 
 from appliance import limits
+from appliance.vfs.acl import Acl
+from appliance.vfs.errors import Code, VfsError
 
 Buffer = bytes | bytearray | memoryview
 
@@ -68,6 +74,8 @@ class Attributes:
     mtime_ns: int
     ctime_ns: int
     change: int  # strictly increases with every change of data or attributes
+    acl: Acl | None = None
+    default_acl: Acl | None = None  # of a directory
     wire: bytes | None = field(default=None, compare=False, repr=False)
     """Room for one protocol's encoding of these attributes (nfsd/v3/attributes.py), made once."""
 
@@ -78,9 +86,19 @@ class SetTime(Enum):
     NOW = 1
 
 
+class SetAcl(Enum):
+    """What becomes of an access control list, other than a new one."""
+
+    NONE = 1
+
+
 @dataclass(slots=True)
 class SetAttributes:
-    """The attributes to change; None leaves one as it is. Times are nanoseconds since 1970."""
+    """The attributes to change; None leaves one as it is. Times are nanoseconds since 1970.
+
+    Mode and ACL belong together. A backend stores both as they are given; user.py sees to it that
+    a change of one brings the other.
+    """
 
     mode: int | None = None
     uid: int | None = None
@@ -88,11 +106,14 @@ class SetAttributes:
     size: int | None = None
     atime_ns: int | SetTime | None = None
     mtime_ns: int | SetTime | None = None
+    acl: Acl | SetAcl | None = None
+    default_acl: Acl | SetAcl | None = None
 
 
 @dataclass(slots=True)
 class NewNode:
-    """What to create. `mode` are the 12 bits as they shall be (there is no umask here)."""
+    """What to create. `mode` are the 12 bits as they shall be (there is no umask here), and the
+    lists are what the directory passes on."""
 
     type: FileType
     mode: int
@@ -100,6 +121,11 @@ class NewNode:
     gid: int
     rdev: tuple[int, int] = (0, 0)
     target: bytes = b""  # of a symbolic link
+    acl: Acl | None = None
+    default_acl: Acl | None = None
+    first: SetAttributes | None = None
+    """Size and times that it has from the beginning, so that nobody sees it without them, and no
+    crash leaves it so."""
 
 
 @dataclass(slots=True)
@@ -138,8 +164,34 @@ class Limits:
 
     name_bytes_max: int = limits.NAME_BYTES_MAX
     link_count_max: int = 65_000
+    directory_link_count_max: int | None = 65_000  # None: there is no such limit
     file_bytes_max: int = (1 << 63) - 1
     time_granularity_ns: int = 1
+    acls: bool = False  # whether it keeps access control lists
+
+
+class Ticket(ABC):
+    """The durability of something that has been done, which may take a while.
+
+    Everybody who waits for the same flush had better be given the same object: what one ticket
+    releases is answered together.
+    """
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Return when it is durable. VfsError: it will never be (IO, NOSPC, ROFS), and from then on
+        every `sync` of the file system fails, since nobody knows what else is lost.
+
+        Announced as a wait. Where no other thread works at it, it is done here.
+        """
+
+    @abstractmethod
+    def when_durable(self, then: Callable[[VfsError | None], None]) -> None:
+        """Call `then` exactly once: with None when it is durable, or with why it will never be.
+
+        By any thread, without any lock of the file system held; here and now if it is settled
+        already. `then` is quick, does not call the file system and does not fail.
+        """
 
 
 class FileSystem(ABC):
@@ -147,7 +199,13 @@ class FileSystem(ABC):
 
     `fsid` (64 bits, not 0) is the same after a restart on the same storage, and differs between two
     file systems that are served together.
+
+    `has_background_work`: tickets are settled by a thread of its own, if there is one: its body is
+    `run_in_background`. Without that thread (a test, a simulated world), whoever waits for a ticket
+    settles it.
     """
+
+    has_background_work: bool = False
 
     def __init__(
         self, fsid: int, *, read_only: bool = False, file_limits: Limits | None = None
@@ -173,11 +231,66 @@ class FileSystem(ABC):
     def statistics(self) -> Statistics:
         """How full it is."""
 
-    def commit(self) -> None:  # noqa: B027 (nothing to do where nothing lasts)
-        """Return when everything that has been done is durable."""
+    def sync(self) -> Ticket | None:
+        """Begin to make durable everything that has been done; None: it is.
 
-    def close(self) -> None:  # noqa: B027 (likewise)
-        """Make everything durable and let go of the storage. The last call."""
+        A backend that can only wait until it is does that here, announced, and gives no ticket.
+        """
+        return None  # nothing lasts, so nothing is left to be done
+
+    def commit(self) -> None:
+        """Return when everything that has been done is durable."""
+        ticket = self.sync()
+        if ticket is not None:
+            ticket.wait()
+
+    def run_in_background(self) -> None:  # noqa: B027 (nothing to do without background work)
+        """Settle tickets, as they come. Returns after `close`."""
+
+    def close(self) -> None:  # noqa: B027 (nothing to do where nothing lasts)
+        """Make everything durable, settle every ticket and let go of the storage. The last call.
+
+        VfsError: something that was done may be lost; the storage is let go of all the same.
+        """
+
+
+@dataclass(slots=True, frozen=True)
+class Snapshot:
+    """A state of a file system that was kept."""
+
+    name: str
+    created_ns: int
+    changed_bytes: int  # storage that differs from what the file system was when it was opened
+
+
+class Snapshots(ABC):
+    """What a file system can do beside, if it can keep states of itself: a second base class of
+    it. Its storage may still be one that cannot: then every method says NOTSUPP, and why.
+
+    All states are kept, older and newer ones, until they are deleted: one can go back and forth.
+    """
+
+    @abstractmethod
+    def snapshot_create(self, name: str) -> None:
+        """Keep the present state. Everything done so far is in it, and durable with it.
+        EXIST, INVAL (no name), NOSPC (too many)."""
+
+    @abstractmethod
+    def snapshots(self) -> list[Snapshot]:
+        """What is kept, the oldest first."""
+
+    @abstractmethod
+    def snapshot_rollback(self, name: str, then: Callable[[], None]) -> None:
+        """Go back (or forth) to a state; what is not in it is gone, also for who was promised that
+        it is durable. Handles stay good: of what does not exist in that state, they are STALE.
+
+        `then` is called once the state is the present one, and before anybody sees it (with
+        `FileSystem.lock` held): who has remembered something of the files forgets it. NOENT.
+        """
+
+    @abstractmethod
+    def snapshot_delete(self, name: str) -> None:
+        """Keep a state no longer. NOENT."""
 
 
 class Node(ABC):
@@ -200,8 +313,34 @@ class Node(ABC):
     def set_attributes(self, changes: SetAttributes) -> None:
         """Change attributes, all or none. A new size truncates or extends with zeros."""
 
-    def commit(self) -> None:  # noqa: B027 (nothing to do where nothing lasts)
+    def sync(self) -> Ticket | None:
+        """Begin to make durable this node, its data and, of a directory, its entries; None: they
+        are. As `FileSystem.sync`."""
+        return None
+
+    def commit(self) -> None:
         """Return when this node, its data and, of a directory, its entries are durable."""
+        ticket = self.sync()
+        if ticket is not None:
+            ticket.wait()
+
+    # Extended attributes: names with their prefix, user. or another. Lists are not among them.
+
+    def xattr(self, name: bytes) -> bytes:
+        """The value of one. NOENT."""
+        raise _no_xattrs()
+
+    def set_xattr(self, name: bytes, value: bytes) -> None:
+        """Give one its value, whether it was there or not. NOSPC."""
+        raise _no_xattrs()
+
+    def remove_xattr(self, name: bytes) -> None:
+        """Take one away. NOENT."""
+        raise _no_xattrs()
+
+    def xattrs(self) -> list[bytes]:
+        """The names of all."""
+        raise _no_xattrs()
 
     # Regular files.
 
@@ -216,7 +355,7 @@ class Node(ABC):
     def write(self, offset: int, data: Sequence[Buffer]) -> int:
         """Write all of `data` at `offset` (extending the file if need be); the bytes written.
 
-        Durable only after `commit`. NOSPC, FBIG, IO: nothing or less was written.
+        Durable only after `sync`. NOSPC, FBIG, IO: nothing or less was written.
         """
 
     # Symbolic links.
@@ -262,6 +401,10 @@ class Node(ABC):
 
         NOENT; of a replaced directory NOTEMPTY; the rest has been checked by the caller.
         """
+
+
+def _no_xattrs() -> VfsError:
+    return VfsError(Code.NOTSUPP, "extended attributes")
 
 
 def same_node(one: Node, other: Node) -> bool:

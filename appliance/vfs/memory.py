@@ -7,7 +7,8 @@ without its node, until removed ones are the majority; so listing n entries take
 
 Attributes are replaced, never changed. `change` and `ctime` are one number, which is the time but
 always at least one more than before; so no change goes unseen, however coarse the clock. Reading
-does not change `atime`.
+does not change `atime`. Extended attributes take storage as data does; access control lists are
+attributes like the mode, and take none.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from operator import attrgetter
 from random import Random
 from typing import Final
 
+from appliance import limits
 from appliance.clock import Clock
+from appliance.vfs.acl import Acl
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.interface import (
     Attributes,
@@ -26,17 +29,22 @@ from appliance.vfs.interface import (
     Entry,
     FileSystem,
     FileType,
+    Limits,
     NewNode,
     Node,
+    SetAcl,
     SetAttributes,
     SetTime,
     Statistics,
+    Ticket,
 )
 from appliance.vfs.sparse import PAGE_BYTES, SparseBytes, pieces
 
 _GENERATION_BYTES: Final = 4
 _HANDLE_BYTES: Final = 8 + _GENERATION_BYTES
 _COMPACT_FROM: Final = 32  # shorter lists are not worth the trouble
+_XATTR_OVERHEAD_BYTES: Final = 256  # so that many small ones do not cost nothing
+_NO_XATTRS: Final[dict[bytes, bytes]] = {}  # what most nodes have; replaced, never changed
 _DOT, _DOT_DOT, _FIRST_COOKIE = 1, 2, 3
 
 _cookie_of = attrgetter("cookie")
@@ -54,7 +62,7 @@ class MemoryFileSystem(FileSystem):
         random: Random,
         node_count_max: int | None = None,
     ) -> None:
-        super().__init__(fsid)
+        super().__init__(fsid, file_limits=Limits(acls=True))
         self._clock = clock
         self._random = random
         self._page_count = size_bytes // PAGE_BYTES
@@ -103,7 +111,7 @@ class MemoryFileSystem(FileSystem):
 class MemoryNode(Node):
     """What all types have in common; as it is, a device, FIFO or socket."""
 
-    __slots__ = ("_attributes", "filesystem", "handle")
+    __slots__ = ("_attributes", "_xattrs", "filesystem", "handle")
 
     filesystem: MemoryFileSystem
 
@@ -126,7 +134,10 @@ class MemoryNode(Node):
             now,
             now,
             now,
+            new.acl,
+            new.default_acl,
         )
+        self._xattrs: dict[bytes, bytes] = _NO_XATTRS
 
     def attributes(self) -> Attributes:
         return self._attributes
@@ -137,6 +148,9 @@ class MemoryNode(Node):
             if changes.size is not None:
                 self._resize(changes.size)
             self._become(changes=changes)
+
+    def sync(self) -> Ticket | None:
+        return self.filesystem.sync()
 
     def _resize(self, size: int) -> None:
         raise VfsError(Code.INVAL, "size")
@@ -154,6 +168,41 @@ class MemoryNode(Node):
 
     def _release(self) -> None:
         """Give storage back."""
+        self.filesystem.take_storage(-sum(map(_xattr_bytes, self._xattrs.items())))
+        self._xattrs = _NO_XATTRS
+
+    # Extended attributes.
+
+    def xattr(self, name: bytes) -> bytes:
+        value = self._xattrs.get(name)
+        if value is None:
+            raise VfsError(Code.NOENT, "attribute")
+        return value
+
+    def set_xattr(self, name: bytes, value: bytes) -> None:
+        if len(name) > limits.XATTR_NAME_BYTES_MAX or len(value) > limits.XATTR_VALUE_BYTES_MAX:
+            raise VfsError(Code.NOSPC, "a long attribute")
+        with self.filesystem.lock:
+            self.check_alive()
+            growth = _xattr_bytes((name, value))
+            if name in self._xattrs:
+                growth -= _xattr_bytes((name, self._xattrs[name]))
+            elif sum(map(len, self._xattrs)) + len(name) > limits.XATTR_NAMES_BYTES_MAX:
+                raise VfsError(Code.NOSPC, "many attributes")
+            self.filesystem.take_storage(growth)
+            self._xattrs = self._xattrs | {name: value}
+            self._become(used_bytes=growth)
+
+    def remove_xattr(self, name: bytes) -> None:
+        with self.filesystem.lock:
+            self.check_alive()
+            freed = _xattr_bytes((name, self.xattr(name)))
+            self._xattrs = {key: value for key, value in self._xattrs.items() if key != name}
+            self.filesystem.take_storage(-freed)
+            self._become(used_bytes=-freed)
+
+    def xattrs(self) -> list[bytes]:
+        return list(self._xattrs)
 
     def _become(
         self,
@@ -170,6 +219,7 @@ class MemoryNode(Node):
         change = now if now > old.change else old.change + 1
         mtime = change if modified else old.mtime_ns
         mode, uid, gid, atime = old.mode, old.uid, old.gid, old.atime_ns
+        acl, default_acl = old.acl, old.default_acl
         if changes is not None:
             mode = mode if changes.mode is None else changes.mode
             uid = uid if changes.uid is None else changes.uid
@@ -178,6 +228,8 @@ class MemoryNode(Node):
             mtime = mtime if changes.size is None else change
             atime = _time(changes.atime_ns, atime)
             mtime = _time(changes.mtime_ns, mtime)
+            acl = _acl(changes.acl, acl)
+            default_acl = _acl(changes.default_acl, default_acl)
         self._attributes = Attributes(
             old.type,
             mode,
@@ -192,6 +244,8 @@ class MemoryNode(Node):
             mtime,
             change,
             change,
+            acl,
+            default_acl,
         )
 
     def read(self, offset: int, count: int) -> tuple[list[Buffer], bool]:
@@ -280,6 +334,7 @@ class MemoryFile(MemoryNode):
 
     def _release(self) -> None:
         """Buffers that were given out stay good: they hold the content themselves."""
+        super()._release()
         self.filesystem.take_storage(-self._content.stored_bytes)
         self._content.truncate(0)
 
@@ -330,6 +385,8 @@ class MemoryDirectory(MemoryNode):
         with self.filesystem.lock:
             self._check_new(name)
             node = self._made(new)
+            if new.first is not None:
+                node.set_attributes(new.first)
             self._add(name, node)
             return node
 
@@ -428,3 +485,15 @@ class MemoryDirectory(MemoryNode):
 def _time(wish: int | SetTime | None, old: int) -> int:
     assert not isinstance(wish, SetTime)  # user.py has filled it in
     return old if wish is None else wish
+
+
+def _acl(wish: Acl | SetAcl | None, old: Acl | None) -> Acl | None:
+    if wish is SetAcl.NONE:
+        return None
+    return wish or old
+
+
+def _xattr_bytes(xattr: tuple[bytes, bytes]) -> int:
+    """What one attribute is charged."""
+    name, value = xattr
+    return len(name) + len(value) + _XATTR_OVERHEAD_BYTES

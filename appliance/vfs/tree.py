@@ -34,7 +34,7 @@ class Tree:
         )
         self._way.read_only = True
         self._root: FileSystem = self._way
-        self._mounted: list[FileSystem] = []
+        self._mounted: list[tuple[str, FileSystem]] = []
         self._by_fsid: dict[int, FileSystem] = {ROOT_FSID: self._way}
         self._covers: dict[tuple[int, bytes], FileSystem] = {}
         self._covered: dict[int, Node] = {}
@@ -61,7 +61,7 @@ class Tree:
         else:
             self._mount_below(path, names, filesystem)
         self._by_fsid[filesystem.fsid] = filesystem
-        self._mounted.append(filesystem)
+        self._mounted.append((path, filesystem))
 
     def _mount_root(self, filesystem: FileSystem) -> None:
         if self._root is not self._way:
@@ -142,18 +142,21 @@ class Tree:
     @property
     def filesystems(self) -> list[FileSystem]:
         """What is mounted, in the order in which it was."""
-        return list(self._mounted)
+        return [filesystem for _, filesystem in self._mounted]
 
     def close(self) -> None:
-        """Unmount everything, the last first. One that fails does not keep the others."""
-        failure: VfsError | None = None
+        """Unmount everything, the last first. One that fails does not keep the others; the error
+        names each."""
+        failures: list[tuple[str, VfsError]] = []
         while self._mounted:
+            path, filesystem = self._mounted.pop()
             try:
-                self._mounted.pop().close()
+                filesystem.close()
             except VfsError as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure
+                failures.append((path, error))
+        if failures:
+            words = "; ".join(f"{path}: {error}" for path, error in failures)
+            raise VfsError(failures[0][1].code, words)
 
 
 def _components(path: str) -> list[bytes]:

@@ -21,6 +21,7 @@ from appliance import limits
 from appliance.clock import SECOND, Clock
 from appliance.vfs import access
 from appliance.vfs.access import EXECUTE, READ, WRITE, Credential
+from appliance.vfs.acl import Acl
 from appliance.vfs.attribute_rules import permitted_changes
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.interface import (
@@ -33,6 +34,7 @@ from appliance.vfs.interface import (
     Node,
     SetAttributes,
     SetTime,
+    Ticket,
     same_node,
 )
 from appliance.vfs.tree import Tree
@@ -290,10 +292,10 @@ class User:
             self._take_set_id(node)
         return node.write(offset, data)
 
-    def commit(self, node: Node) -> None:
-        """Return when what was written to the file is durable."""
+    def sync(self, node: Node) -> Ticket | None:
+        """Begin to make durable what was written to the file; None: it is."""
         self._writer(node)
-        node.commit()
+        return node.sync()
 
     def readlink(self, node: Node) -> bytes:
         """The text of a symbolic link. INVAL."""
@@ -309,6 +311,8 @@ class User:
             self._writable(filesystem)
             if (changes.size or 0) > filesystem.limits.file_bytes_max:
                 raise VfsError(Code.FBIG)
+            if (changes.acl or changes.default_acl) and not filesystem.limits.acls:
+                raise VfsError(Code.NOTSUPP, "access control lists")
             permitted = permitted_changes(self.credential, before, changes, self._clock.wall())
             if permitted != _NO_WISHES:
                 node.set_attributes(permitted)
@@ -316,7 +320,10 @@ class User:
     def access(self, node: Node) -> int:
         """Which of READ, WRITE and EXECUTE this user has on `node` (an owner gets no favours: this
         is what a client shows to its programs)."""
-        granted = access.rights(self.credential, node.attributes())
+        its = node.attributes()
+        granted = access.rights(self.credential, its)
+        if its.type is _DIRECTORY and not access.permits(self.credential, its, WRITE | EXECUTE):
+            granted &= ~WRITE  # it is of no use alone
         if granted & WRITE and (self._read_only or node.filesystem.read_only):
             granted &= ~WRITE
         return granted
@@ -328,12 +335,12 @@ class User:
         its = node.attributes()
         if its.type is not _DIRECTORY:
             raise VfsError(Code.NOTDIR)
-        if access.rights(self.credential, its) & wanted != wanted:
+        if not access.permits(self.credential, its, wanted):
             raise VfsError(Code.ACCES)
         return its
 
     def _require(self, its: Attributes, wanted: int) -> None:
-        if access.rights(self.credential, its) & wanted != wanted:
+        if not access.permits(self.credential, its, wanted):
             raise VfsError(Code.ACCES)
 
     def _writable(self, filesystem: FileSystem) -> None:
@@ -347,7 +354,7 @@ class User:
             raise VfsError(Code.ISDIR if its.type is _DIRECTORY else Code.INVAL, "not a file")
         self._writable(node.filesystem)
         credential = self.credential
-        if credential.uid != its.uid and not access.rights(credential, its) & WRITE:
+        if credential.uid != its.uid and not access.permits(credential, its, WRITE):
             raise VfsError(Code.ACCES)
         return its
 
@@ -410,15 +417,16 @@ class User:
             raise VfsError(Code.FBIG)
         mode = default_mode if wishes.mode is None else wishes.mode & 0o7777
         uid, gid, mode = self._ownership(its, type, mode, wishes)
-        node = directory.create(name, NewNode(type, mode, uid, gid, rdev, target))
-        later = SetAttributes(
+        new = NewNode(type, mode, uid, gid, rdev, target)
+        if its.default_acl is not None:
+            _inherit(new, its.default_acl)
+        first = SetAttributes(
             size=(wishes.size or None) if type is _REGULAR else None,
             atime_ns=self._instant(wishes.atime_ns),
             mtime_ns=self._instant(wishes.mtime_ns),
         )
-        if later != _NO_WISHES:
-            node.set_attributes(later)
-        return node
+        new.first = None if first == _NO_WISHES else first
+        return directory.create(name, new)
 
     def _ownership(
         self, directory: Attributes, type: FileType, mode: int, wishes: SetAttributes
@@ -471,8 +479,18 @@ def check_name(filesystem: FileSystem, name: bytes) -> None:
 
 def _room_for_a_directory(directory: Node, its: Attributes) -> None:
     """One more directory below is one more link, its ".."."""
-    if its.nlink >= directory.filesystem.limits.link_count_max:
+    most = directory.filesystem.limits.directory_link_count_max
+    if most is not None and its.nlink >= most:
         raise VfsError(Code.MLINK)
+
+
+def _inherit(new: NewNode, default: Acl) -> None:
+    """What a directory with this default list passes on."""
+    if new.type is FileType.SYMLINK:
+        return
+    acl, new.mode = default.inherited(new.mode)
+    new.acl = None if acl.is_minimal else acl
+    new.default_acl = default if new.type is _DIRECTORY else None
 
 
 def _is_at_or_above(directory: Node, below: Node) -> bool:

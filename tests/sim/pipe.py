@@ -27,6 +27,7 @@ class PipeEnd:
         self.other: PipeEnd | None = None
         self._frames: list[bytes] = []
         self._closed = False
+        self._woken = False
         self._changed = Condition()
 
     def send(self, buffers: Sequence[Buffer]) -> bool:
@@ -44,10 +45,13 @@ class PipeEnd:
             return True
 
     def receive(self) -> bytes | None:
-        """The next frame, waiting for it; None: closed."""
+        """The next frame, waiting for it; empty: woken; None: closed."""
         with self._changed:
             self._changed.wait_for(self._ready)
-            return None if self._closed else self._frames.pop(0)
+            if self._frames or self._closed:
+                return None if self._closed else self._frames.pop(0)
+            self._woken = False
+            return b""
 
     def receive_now(self) -> bytes | None:
         """The next frame, if one is there already."""
@@ -60,7 +64,13 @@ class PipeEnd:
             return self._changed.wait_for(self._ready, timeout_ns / SECOND)
 
     def _ready(self) -> bool:
-        return self._closed or bool(self._frames)
+        return self._closed or self._woken or bool(self._frames)
+
+    def wake(self) -> None:
+        """Let `receive` return."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
 
     def close(self) -> None:
         """End this end: frames that are under way to it are lost."""

@@ -12,11 +12,13 @@ was sent on them. `world.ask(call)` plays one call from its bytes to its reply.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from appliance.clock import Clock
 from appliance.oncrpc.auth import auth_flavor, authsys_parms
+from appliance.oncrpc.held import Answer, Held, WaitingRoom
 from appliance.oncrpc.message import (
     NO_AUTH,
     RPC_VERSION,
@@ -33,6 +35,7 @@ from appliance.oncrpc.server import PendingCall, Registry, RpcServer
 from appliance.oncrpc.transport import Buffer, Endpoint, StreamUser
 from appliance.oncrpc.xdr import codec, decode, encode
 from appliance.trace import Counters
+from appliance.vfs.errors import VfsError
 
 T = TypeVar("T")
 
@@ -179,22 +182,47 @@ class Loopback:
 
 class RpcWorld:
     """An RPC server and whatever is registered with it, with nothing running: a submitted call
-    waits in `pending` until `serve`."""
+    waits in `pending` until `run` or `serve`, and where its reply is held, in `held` until somebody
+    keeps the promise, or `serve`."""
 
     def __init__(self, clock: Clock) -> None:
         self.registry = Registry()
         self.counters = Counters()
         self.server = RpcServer(self.registry, self.counters, clock)
         self.pending: list[PendingCall] = []
+        self.held = WaitingRoom(self._finish)
+        self.released: list[int] = []  # how many calls each kept promise has released
 
     def add(self, program: Program, host: object, port: int = 2049) -> None:
         self.registry.add(program, host, self.pending.append, port=port)
 
-    def serve(self) -> None:
-        """Run and finish what is pending."""
+    def run(self) -> None:
+        """Run what is pending, and finish what is not held."""
         while self.pending:
-            call = self.pending.pop(0)
-            call.finish(call.run())
+            self.do(self.pending.pop(0))
+
+    def do(self, call: PendingCall) -> None:
+        """Run one call, and finish it unless it is held."""
+        reply = call.run()
+        if isinstance(reply, Held):
+            self.held.add(call, reply)
+        else:
+            call.finish(reply)
+
+    def serve(self) -> None:
+        """The same; and where nothing else is left to be done, wait for what replies wait for."""
+        self.run()
+        while self.held:
+            promise = self.held.promises[0]
+            with suppress(VfsError):
+                promise.wait()
+            assert promise not in self.held.promises, "whoever waits for a promise settles it"
+            self.run()
+
+    def _finish(self, answers: Sequence[Answer]) -> None:
+        for call, reply in answers:
+            call.finish(reply)
+        self.released.append(len(answers))
 
     def connect(self, transport: Loopback | None = None) -> tuple[Loopback, StreamUser]:
         transport = transport or Loopback()

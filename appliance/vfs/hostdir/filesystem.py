@@ -15,8 +15,9 @@ from hashlib import blake2b
 from typing import Final
 
 from appliance import limits
+from appliance.clock import Clock, SystemClock
 from appliance.vfs.errors import Code, VfsError
-from appliance.vfs.hostdir import syscalls
+from appliance.vfs.hostdir import lists, syscalls
 from appliance.vfs.hostdir.identities import (
     Identities,
     IdMap,
@@ -51,22 +52,28 @@ class HostDirectory(FileSystem):
         about_to_wait: AboutToWait = waits_for_nobody,
         key: bytes | None = None,
         kernel_handles: bool = True,
+        clock: Clock | None = None,
     ) -> None:
         try:
             self._top = Descriptor(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
             status = os.fstat(self._top)
             names = os.fpathconf(self._top, "PC_NAME_MAX")
             os.stat(syscalls.path_of(self._top))  # without /proc nothing can be reopened
+            acls = lists.are_kept(self._top)
         except OSError as error:
             raise VfsError.from_os(error) from error
         super().__init__(
             _fsid(self._top, os.path.realpath(path)),
             read_only=read_only,
             file_limits=Limits(
-                name_bytes_max=min(names, limits.NAME_BYTES_MAX), link_count_max=_LINK_COUNT_MAX
+                name_bytes_max=min(names, limits.NAME_BYTES_MAX),
+                link_count_max=_LINK_COUNT_MAX,
+                directory_link_count_max=None,
+                acls=acls,
             ),
         )
         self.about_to_wait: Final = about_to_wait
+        self.clock: Final = clock or SystemClock()
         self._top_inode = (status.st_dev, status.st_ino)
         self._reads_at_once = True
         self._nodes: OrderedDict[bytes, HostNode] = OrderedDict()
@@ -183,7 +190,7 @@ class HostDirectory(FileSystem):
             status.f_favail,
         )
 
-    def commit(self) -> None:
+    def sync(self) -> None:
         self.about_to_wait()
         try:
             syscalls.sync_filesystem(self._top)
@@ -193,7 +200,7 @@ class HostDirectory(FileSystem):
     def close(self) -> None:
         try:
             if not self.read_only:
-                self.commit()
+                self.sync()
         finally:
             with self.lock:
                 while self._nodes:

@@ -15,8 +15,10 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
+from appliance.clock import MILLISECOND
+from appliance.vfs.acl import Acl
 from appliance.vfs.errors import Code, VfsError
-from appliance.vfs.hostdir import syscalls
+from appliance.vfs.hostdir import lists, syscalls
 from appliance.vfs.hostdir.syscalls import Descriptor
 from appliance.vfs.interface import (
     Attributes,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 _IOV_MAX: Final = 1024  # buffers in one pwritev, says Linux
 _COOKIE_MAX: Final = (1 << 63) - 1
 _BLOCK_BYTES: Final = 512  # of st_blocks
+_HOST_TICK_NS: Final = 20 * MILLISECOND  # no kernel's clock for files is coarser
+_USER_XATTR: Final = b"user."
 _ONLY_FOR_US: Final = 0o700
 _TYPES: Final = {int(type): type for type in FileType}
 _LISTING: Final = os.O_RDONLY | os.O_DIRECTORY
@@ -61,7 +65,16 @@ def _on_host(method: Callable[_P, _R]) -> Callable[_P, _R]:
 class HostNode(Node):
     """A file, directory, symbolic link, device, FIFO or socket of the host."""
 
-    __slots__ = ("_attributes", "_bumps", "_path", "_reader", "_writer", "filesystem", "handle")
+    __slots__ = (
+        "_attributes",
+        "_bumps",
+        "_lists_are_settled",
+        "_path",
+        "_reader",
+        "_writer",
+        "filesystem",
+        "handle",
+    )
 
     filesystem: HostDirectory
 
@@ -72,6 +85,7 @@ class HostNode(Node):
         self._reader: Descriptor | None = None
         self._writer: Descriptor | None = None
         self._attributes: Attributes | None = None
+        self._lists_are_settled = True
         self._bumps = 0
 
     # Descriptors. A caller keeps what it was given in a variable of its own while it uses it.
@@ -125,9 +139,23 @@ class HostNode(Node):
         if not status.st_nlink:
             raise VfsError(Code.STALE, "removed")
         known = self._attributes
-        if known is None or not _is_unchanged(known, status, self._bumps):
-            known = self._attributes = _attributes(status, self._bumps)
+        unchanged = known is not None and _is_unchanged(known, status, self._bumps)
+        if known is None or not unchanged or not self._lists_are_settled:
+            fresh = _attributes(status, self._bumps, *self._lists(path, status))
+            if unchanged and fresh == known:
+                return known
+            known = self._attributes = fresh
         return known
+
+    def _lists(self, path: Descriptor, status: os.stat_result) -> tuple[Acl | None, Acl | None]:
+        """The access control lists. A new one is a change, so they need not be asked for again
+        before there is another one: unless the last is so fresh that the next may have its time."""
+        kind = stat.S_IFMT(status.st_mode)
+        if not self.filesystem.limits.acls or kind == stat.S_IFLNK:
+            return None, None
+        age_ns = self.filesystem.clock.wall() - status.st_ctime_ns
+        self._lists_are_settled = age_ns > _HOST_TICK_NS
+        return lists.read(path, is_directory=kind == stat.S_IFDIR)
 
     @_on_host
     def set_attributes(self, changes: SetAttributes) -> None:
@@ -144,6 +172,7 @@ class HostNode(Node):
             os.truncate(self._data(os.O_WRONLY), changes.size)
         if changes.mode is not None and not stat.S_ISLNK(os.fstat(path).st_mode):
             os.chmod(name, changes.mode)
+        lists.change(path, changes.acl, changes.default_acl)
         if changes.atime_ns is not None or changes.mtime_ns is not None:
             before = os.fstat(path)
             atime, mtime = changes.atime_ns, changes.mtime_ns
@@ -156,7 +185,7 @@ class HostNode(Node):
         self._bumps += 1
 
     @_on_host
-    def commit(self) -> None:
+    def sync(self) -> None:
         path = self.path()
         kind = stat.S_IFMT(os.fstat(path).st_mode)
         filesystem = self.filesystem
@@ -170,8 +199,38 @@ class HostNode(Node):
             else:
                 os.fsync(self._reading() if writer is None else writer)
         except PermissionError:  # not readable by us: then with everything else
-            filesystem.commit()
+            filesystem.sync()
         self._writer = None
+
+    # Extended attributes: those of users. The others are the host's own affair.
+
+    @_on_host
+    def xattr(self, name: bytes) -> bytes:
+        path = self._path_for(name)
+        return os.getxattr(syscalls.path_of(path), name)
+
+    @_on_host
+    def set_xattr(self, name: bytes, value: bytes) -> None:
+        path = self._path_for(name)
+        os.setxattr(syscalls.path_of(path), name, value)
+        self._bumps += 1
+
+    @_on_host
+    def remove_xattr(self, name: bytes) -> None:
+        path = self._path_for(name)
+        os.removexattr(syscalls.path_of(path), name)
+        self._bumps += 1
+
+    @_on_host
+    def xattrs(self) -> list[bytes]:
+        path = self.path()
+        names = map(os.fsencode, os.listxattr(syscalls.path_of(path)))
+        return [name for name in names if name.startswith(_USER_XATTR)]
+
+    def _path_for(self, name: bytes) -> Descriptor:
+        if not name.startswith(_USER_XATTR):
+            raise VfsError(Code.NOTSUPP, "an attribute with this prefix")
+        return self.path()
 
     # Content.
 
@@ -246,6 +305,8 @@ class HostNode(Node):
         try:
             _give_to(made, new)
             node = self.filesystem.node_of(made, (self.handle, name))
+            if new.first is not None:
+                node.set_attributes(new.first)
         except (OSError, VfsError):
             _unmake(directory, name, new)
             raise
@@ -323,7 +384,9 @@ def _is_unchanged(known: Attributes, status: os.stat_result, bumps: int) -> bool
     )
 
 
-def _attributes(status: os.stat_result, bumps: int) -> Attributes:
+def _attributes(
+    status: os.stat_result, bumps: int, acl: Acl | None, default_acl: Acl | None
+) -> Attributes:
     """What the host says, in our words. `change` is the time of change and the number of changes
     that we made, because the host's clock for files may stand still for milliseconds."""
     rdev = status.st_rdev
@@ -341,6 +404,8 @@ def _attributes(status: os.stat_result, bumps: int) -> Attributes:
         status.st_mtime_ns,
         status.st_ctime_ns,
         status.st_ctime_ns + bumps,
+        acl,
+        default_acl,
     )
 
 

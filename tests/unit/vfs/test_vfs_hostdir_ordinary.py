@@ -49,7 +49,7 @@ def test_files_are_served_without_any_privilege(top: Path) -> None:
         below = me.mkdir(host.root(), b"d", mode(0o750))
         file = me.create(below, b"file", mode(0o640))
         me.write(file, 0, [b"hello"])
-        me.commit(file)
+        me.sync(file)
         me.symlink(below, b"link", b"file")
         me.link(file, below, b"again")
         me.rename(below, b"file", host.root(), b"moved")
@@ -121,7 +121,7 @@ def test_a_file_that_may_only_be_written_is_written(top: Path) -> None:
         host = HostDirectory(top)
         file = me.create(host.root(), b"file", mode(0o200))
         assert me.write(file, 0, [b"x"]) == 1
-        me.commit(file)
+        me.sync(file)
         refused(Code.ACCES, lambda: me.read(file, 0, 1))
 
     as_ordinary_user(act)
@@ -134,8 +134,8 @@ def test_a_file_without_any_permission_is_written_and_committed(top: Path) -> No
         host = HostDirectory(top)
         file = me.create_exclusive(host.root(), b"file", bytes(8))
         assert me.write(file, 0, [b"x"]) == 1
-        me.commit(file)
-        me.commit(file)
+        me.sync(file)
+        me.sync(file)
         me.set_attributes(file, mode(0o600))
         assert content(file) == b"x"
 

@@ -260,7 +260,7 @@ def test_the_number_of_links_has_a_limit() -> None:
 
 def test_a_directory_counts_its_directories() -> None:
     where = top()
-    where.filesystem.limits = Limits(link_count_max=3)  # type: ignore[misc]
+    where.filesystem.limits = Limits(directory_link_count_max=3)  # type: ignore[misc]
     one = alice.mkdir(where, b"one")
     assert where.attributes().nlink == 3
     refused(Code.MLINK, lambda: alice.mkdir(where, b"two"))
@@ -403,7 +403,7 @@ def test_reading_and_writing() -> None:
     buffers, end = alice.read(file, 4, 100)
     assert (text(buffers), end) == (b"c", True)
     assert alice.read(file, 5, 1) == ([], True)
-    alice.commit(file)
+    alice.sync(file)
 
 
 def test_an_owner_has_his_file_open() -> None:
@@ -412,7 +412,7 @@ def test_an_owner_has_his_file_open() -> None:
     assert text(alice.read(file, 0, 1)[0]) == b"x"
     refused(Code.ACCES, lambda: bob.read(file, 0, 1))
     refused(Code.ACCES, lambda: bob.write(file, 0, [b"y"]))
-    refused(Code.ACCES, lambda: bob.commit(file))
+    refused(Code.ACCES, lambda: bob.sync(file))
     assert alice.access(file) == 0
 
 
@@ -454,7 +454,7 @@ def test_read_only_is_shown_and_kept() -> None:
     assert reader.access(file) == access.READ
     refused(Code.ROFS, lambda: reader.write(file, 0, [b"x"]))
     refused(Code.ROFS, lambda: reader.set_attributes(file, mode(0o777)))
-    refused(Code.ROFS, lambda: reader.commit(file))
+    refused(Code.ROFS, lambda: reader.sync(file))
 
 
 def test_setting_nothing_changes_nothing() -> None:
