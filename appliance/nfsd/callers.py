@@ -115,6 +115,9 @@ class NodeCache:
         self._young.pop(handle, None)
         self._old.pop(handle, None)
 
+    def clear(self) -> None:
+        self._young, self._old = {}, {}
+
 
 class Callers:
     """Everybody who has called lately, and the nodes that were called for."""
@@ -161,6 +164,11 @@ class Callers:
             self.nodes.forget(handle)
             raise VfsError(Code.STALE, "removed")
         return node
+
+    def forget_nodes(self) -> None:
+        """Everything that was remembered may have become something else."""
+        self.nodes.clear()
+        self._in_force = InForce(self._exports.table, self.tree)
 
     def beyond(self, caller: Caller, grant: Grant, node: Node) -> Grant:
         """The grant for a node in another file system, which was reached by crossing a mount: on

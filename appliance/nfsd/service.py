@@ -30,4 +30,15 @@ class Nfsd:
         assert len(write_verifier) == WRITE_VERIFIER_BYTES
         self.callers: Final = Callers(tree, exports, clock)
         self.flights: Final = Flights(list)
-        self.write_verifier: Final = write_verifier
+        self.write_verifier = write_verifier
+
+    def renew_write_verifier(self) -> None:
+        """Data that clients have written may have been lost without a restart: right after a file
+        system went back to a snapshot, or a device has failed."""
+        following = int.from_bytes(self.write_verifier, "big") + 1
+        self.write_verifier = following.to_bytes(WRITE_VERIFIER_BYTES + 1, "big")[1:]
+
+    def rolled_back(self) -> None:
+        """A file system went back to a snapshot: what is remembered of its files is not true."""
+        self.renew_write_verifier()
+        self.callers.forget_nodes()

@@ -2,7 +2,7 @@
 
 One of the nfsd threads leads: it reads the wire, runs the stack, serves the calls that it has just
 read, and stays leader. That is as fast as one thread, because it is one thread, as long as nothing
-waits. Three things keep it from being only one thread:
+waits. Four things keep it from being only one thread:
 
 1. Announced waiting. Whoever is about to wait for a device calls `about_to_wait`. A leader that
    does so first sends the replies that it already has, then gives up the lead, so that another
@@ -10,7 +10,10 @@ waits. Three things keep it from being only one thread:
    the lead again.
 2. Unannounced waiting. The ticker looks at the leader every few milliseconds while calls are being
    served. One that has been at it for longer than HELD_UP_AFTER loses the lead where it stands.
-3. Nobody left. Where every nfsd thread waits, the ticker itself reads the wire: it serves no
+3. Held replies. A reply that promises durability waits for a flush (held.py), and no thread waits
+   with it. The thread that has flushed sends what it has released, all at once; calls for which
+   there is room by that are not its work: it wakes the leader from reading.
+4. Nobody left. Where every nfsd thread waits, the ticker itself reads the wire: it serves no
    call, but ping, ARP, acknowledgements and the services with threads of their own go on.
 
 Two locks. `_lead`: who reads the wire. `lock`: the state of the stack, and of everything that hangs
@@ -32,23 +35,26 @@ from typing import Final, Protocol
 
 from appliance.clock import SECOND, Clock, Instant
 from appliance.limits import HELD_UP_AFTER, WATCH_LINGERS
+from appliance.oncrpc.held import Answer, Call, Held, WaitingRoom
 from appliance.trace import Counters
-
-Buffer = bytes | bytearray | memoryview
 
 
 class Wire(Protocol):
-    """What is led: a stack on its link. All but `read` and `wait` are called with the lock held."""
+    """What is led: a stack on its link. `read`, `wait` and `wake` may be called without the lock,
+    everything else is called with it."""
 
     @property
     def next_deadline(self) -> Instant | None:
         """Nothing is due before."""
 
     def read(self) -> bytes | None:
-        """The next frame, waiting for it; None: there will be no more."""
+        """The next frame, waiting for it; empty: `wake` was called; None: there will be no more."""
 
     def wait(self, timeout_ns: int) -> bool:
         """Whether `read` would return within the timeout."""
+
+    def wake(self) -> None:
+        """Let `read` return, now or when it is called next."""
 
     def receive(self, frame: bytes, now: Instant) -> None:
         """Take a frame in. Calls that are complete with it are submitted."""
@@ -60,16 +66,6 @@ class Wire(Protocol):
         """Run the timers that are due."""
 
 
-class Call(Protocol):
-    """A call that waits to be served (server.py: PendingCall)."""
-
-    def run(self) -> Sequence[Buffer] | None:
-        """Do it. No lock is held; may take long."""
-
-    def finish(self, reply: Sequence[Buffer] | None) -> None:
-        """Send the reply (None: there is none). The lock is held."""
-
-
 class Worker:
     """One nfsd thread, and the replies of its present batch that have not been sent."""
 
@@ -77,7 +73,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.ident = get_ident()
-        self.answered: list[tuple[Call, Sequence[Buffer] | None]] = []
+        self.answered: list[Answer] = []
 
 
 class Leader:
@@ -89,6 +85,7 @@ class Leader:
         self._clock = clock
         self._counters = counters
         self._ready: deque[Call] = deque()
+        self.held: Final = WaitingRoom(self._release)
         self._lead = Lock()
         self._owner: Worker | None = None
         self._workers = 0
@@ -159,6 +156,8 @@ class Leader:
             if frame is None:
                 self.stop()
                 return
+            if not frame:
+                continue  # woken: a call may be ready
             instant = now()
             with self.lock:
                 wire.receive(frame, instant)
@@ -180,8 +179,13 @@ class Leader:
             while ready:
                 call = ready.popleft()
                 reply = call.run()
-                answered.append((call, reply))
-                if (reply is not None and len(reply) > 1) or (self._owner is worker) is not leads:
+                if isinstance(reply, Held):
+                    self.held.add(call, reply)
+                else:
+                    answered.append((call, reply))
+                    if reply is not None and len(reply) > 1:
+                        break
+                if (self._owner is worker) is not leads:
                     break
         except IndexError:
             pass  # another thread took the last one
@@ -200,11 +204,24 @@ class Leader:
 
     def _send(self, worker: Worker) -> None:
         """Send the replies of a batch. The lock is held."""
-        for call, reply in worker.answered:
-            call.finish(reply)
+        self._finish(worker.answered)
         worker.answered.clear()
+
+    def _finish(self, answers: Sequence[Answer]) -> None:
+        """Send replies. The lock is held."""
+        for call, reply in answers:
+            call.finish(reply)
         self._wire.flush(self._clock.now())
         self._wake_for_deadline()
+
+    def _release(self, answers: Sequence[Answer]) -> None:
+        """Send replies that were held, by the thread that has kept what they promise."""
+        with self.lock:
+            self._finish(answers)
+            self._counters["leader.held"] += len(answers)
+            self._counters["leader.released"] += 1
+            if self._ready and self._busy_since is None:
+                self._wire.wake()  # there is room for calls now, and whoever leads may be reading
 
     def about_to_wait(self) -> None:
         """This thread is about to wait for a device: whoever leads gives up the lead.
@@ -226,10 +243,11 @@ class Leader:
         """The body of a service's thread: run its calls. Returns when the queue is closed."""
         while (call := queue.get()) is not None:
             reply = call.run()
+            if isinstance(reply, Held):
+                self.held.add(call, reply)
+                continue
             with self.lock:
-                call.finish(reply)
-                self._wire.flush(self._clock.now())
-                self._wake_for_deadline()
+                self._finish([(call, reply)])
 
     # --- the ticker -------------------------------------------------------------------
 
@@ -319,8 +337,9 @@ class Leader:
 
     @property
     def is_idle(self) -> bool:
-        """True: no nfsd thread has a call to serve."""
-        return not self._ready and self._busy_since is None and self._idle >= self._workers - 1
+        """True: no nfsd thread has a call to serve, and no reply is held."""
+        served = not self._ready and self._busy_since is None and self._idle >= self._workers - 1
+        return served and not self.held
 
     def stop(self) -> None:
         """Let every thread return from its body: at once, or when its call or read is done."""

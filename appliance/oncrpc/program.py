@@ -14,6 +14,8 @@ The signature is the contract; nothing is said twice:
   declares: a status and the body of its arm. Success is 0, as in every program that does it so.
 - `Call[X]`: X is the body that goes with a failure: what `call.on_failure` was given makes it, else
   it is an X with everything absent. `Call[None]`: nothing goes with a failure.
+- `call.hold(promise)`: the reply is not sent before the promise is kept (held.py). If it is broken
+  with one of the `failures`, the reply is that failure.
 - `Call[Never]`: the result has no status, it is the returned value alone; it never fails.
 
 Arguments and results may be any XDR type, also `uint32`, `bool`, or None for void.
@@ -24,12 +26,13 @@ with it (server.py). Procedure 0 (NULL) is there without being declared.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from types import NoneType
 from typing import Any, Final, Generic, Never, TypeVar, get_args, get_type_hints
 
 from appliance.oncrpc.auth import Credential
+from appliance.oncrpc.held import Promise
 from appliance.oncrpc.message import reply_data
 from appliance.oncrpc.transport import Endpoint, Transport
 from appliance.oncrpc.xdr import Buffer, Codec, codec, encode, nothing
@@ -58,13 +61,15 @@ class Call(Generic[Failure]):
     A service may have its own kind of Call, with accessors for its host: `Program(call=...)`.
     """
 
-    __slots__ = ("_failure", "_transport", "credential", "host")
+    __slots__ = ("_failure", "_transport", "credential", "host", "promises")
 
     def __init__(self, host: Any, credential: Credential, transport: Transport) -> None:
         self.host = host
         self.credential = credential
         self._transport = transport
         self._failure: Callable[[], Failure] | None = None
+        self.promises: Sequence[Promise] = ()
+        """What the reply waits for."""
 
     @property
     def peer(self) -> Endpoint:
@@ -80,6 +85,13 @@ class Call(Generic[Failure]):
     def netid(self) -> str:
         """What it came over: "tcp" or "udp"."""
         return self._transport.netid
+
+    def hold(self, promise: Promise) -> None:
+        """The reply is not to be sent before `promise` is kept; if it is broken, a failure is. What
+        `on_failure` was given may then be called by the thread that had to keep it, so it has to
+        know by now what it tells."""
+        if promise not in self.promises:
+            self.promises = [*self.promises, promise]
 
     def on_failure(self, body: Callable[[], Failure]) -> None:
         """From now on, `body()` makes what goes with a failure."""
@@ -115,13 +127,19 @@ class Procedure:
         try:
             result = self.handler(call, arguments)
         except program.failures as error:
-            if not self.has_status:
-                raise
-            return [program.status(error).to_bytes(4, "big") + self._failure_body(call)]
+            call.promises = ()  # what it was about to promise, it does not
+            return self.fail(call, error)
         pieces: list[Buffer] = [_SUCCESS] if self.has_status else []
         bulk = self.result.write(result, pieces.append)
         joined = b"".join(pieces)
         return [joined, *bulk] if bulk else [joined]
+
+    def fail(self, call: Call[Any], error: Exception) -> list[Buffer]:
+        """The results of a call that has failed, be it after it was performed."""
+        program = self.program
+        if not (self.has_status and isinstance(error, program.failures)):
+            raise error
+        return [program.status(error).to_bytes(4, "big") + self._failure_body(call)]
 
     def _failure_body(self, call: Call[Any]) -> bytes:
         try:

@@ -2,17 +2,19 @@
 
 The life of a call: a session cuts the bytes of its transport into records (record.py), reads the
 header of each (message.py), finds the procedure in the registry, and submits a PendingCall to the
-service. Some thread of the service runs it; then it is finished: the reply is sent. Whatever can be
-refused by its header is answered at once. Every call gets an answer, because silence hangs
-clients; what is no call is dropped and counted.
+service. Some thread of the service runs it; then it is finished: the reply is sent, at once or when
+what it promises is certain (held.py). Whatever can be refused by its header is answered at once.
+Every call gets an answer, because silence hangs clients; what is no call is dropped and counted.
 
 Threads. Sessions are called with the leader's lock held (leader.py), and so is `finish`; `run` is
-called without. What `run` touches belongs to its call alone, but for the reply cache, which has a
-lock, and the services, which know that they are called by many.
+called without, and so is what makes the reply of a held call. What they touch belongs to their call
+alone, but for the reply cache, which has a lock, and the services, which know that they are called
+by many.
 
 Back-pressure. A session takes calls as long as it has fewer in progress than its share, and the
 peer takes the replies. Otherwise it pauses its transport, so that the peer's window closes, and
 holds what was delivered already; it goes on when a call is finished or the replies have drained.
+A held call is a call in progress.
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from appliance import limits
 from appliance.clock import Clock
 from appliance.oncrpc.auth import AuthError, Credential
+from appliance.oncrpc.held import Held, Reply
 from appliance.oncrpc.message import (
     Denied,
     NotACall,
@@ -41,7 +45,7 @@ from appliance.oncrpc.message import (
     success_reply,
     system_err,
 )
-from appliance.oncrpc.program import Procedure, Program, Refused, Silence
+from appliance.oncrpc.program import Call, Procedure, Program, Refused, Silence
 from appliance.oncrpc.record import Record, RecordError, RecordReader
 from appliance.oncrpc.reply_cache import Caller, Entry, ReplyCache
 from appliance.oncrpc.transport import Buffer, StreamUser, Transport
@@ -155,15 +159,16 @@ class PendingCall:
     def __repr__(self) -> str:
         return f"<{self._procedure} xid={self._xid:x} from {self._session.transport.peer}>"
 
-    def run(self) -> Sequence[Buffer] | None:
+    def run(self) -> Reply | Held | None:
         """Do it, or find the reply from when it was done; None: there is none to be sent.
 
         Called once, by any thread, without the leader's lock. May take long.
         """
         return self._run_once() if self._procedure.cached else self._run()
 
-    def finish(self, reply: Sequence[Buffer] | None) -> None:
-        """Send what `run` returned. Called once, with the leader's lock."""
+    def finish(self, reply: Reply | None) -> None:
+        """Send what `run` returned, or what came of it when it was held. Called once, with the
+        leader's lock."""
         session = self._session
         if self._trouble:
             session.server.counters[self._trouble] += 1
@@ -175,7 +180,7 @@ class PendingCall:
                 self._also.send(reply)
         session.finished()
 
-    def _run_once(self) -> Sequence[Buffer] | None:
+    def _run_once(self) -> Reply | Held | None:
         """Run a call that must not be done twice, unless it has been done."""
         session, procedure, at = self._session, self._procedure, self._arguments_at
         program = procedure.program
@@ -191,13 +196,25 @@ class PendingCall:
             self._trouble = "rpc.duplicate_dropped" if entry is None else "rpc.duplicate_answered"
             return entry
         reply = self._run()
+        if isinstance(reply, Held):
+            return Held(reply.promises, partial(self._settled_once, entry, reply))
+        self._keep(entry, reply)
+        return reply
+
+    def _settled_once(self, entry: Entry, held: Held, error: Exception | None) -> Reply | None:
+        reply = held.reply(error)
+        self._keep(entry, reply)
+        return reply
+
+    def _keep(self, entry: Entry, reply: Reply | None) -> None:
+        """For when the call comes again."""
+        cache = self._session.server.reply_cache
         if reply is None or self._trouble == SYSTEM_ERROR:
             self._also = cache.failed(entry)
         else:
             self._also = cache.done(entry, reply)
-        return reply
 
-    def _run(self) -> list[Buffer] | None:
+    def _run(self) -> Reply | Held | None:
         procedure, session = self._procedure, self._session
         try:
             arguments = procedure.arguments.decode(self._head, self._arguments_at, self._rest)
@@ -215,12 +232,28 @@ class PendingCall:
             self._trouble = "rpc.silence"
             return None
         except Exception as error:  # noqa: BLE001 (a bug in one procedure must not end its thread)
-            session.server.broken(procedure, error)
-            return self._refused(system_err())
+            return self._broken(error)
         reply = success_reply(self._xid, results, marked=session.marked)
         if not session.marked and sum(map(len, reply)) > limits.DATAGRAM_BYTES_MAX:
             return self._refused(system_err())
+        if call.promises:
+            self._head, self._rest = b"", ()  # up to 1 MiB, and not needed any more
+            return Held(call.promises, partial(self._settled, call, reply))
         return reply
+
+    def _settled(self, call: Call[Any], reply: Reply, error: Exception | None) -> Reply:
+        """What is sent when it is known whether that lasts which `reply` tells."""
+        if error is None:
+            return reply
+        try:
+            results = self._procedure.fail(call, error)
+        except Exception as bug:  # noqa: BLE001 (nor must it end the thread of a file system)
+            return self._broken(bug)
+        return success_reply(self._xid, results, marked=self._session.marked)
+
+    def _broken(self, error: Exception) -> Reply:
+        self._session.server.broken(self._procedure, error)
+        return self._refused(system_err())
 
     def _refused(self, why: Refusal) -> list[Buffer]:
         self._trouble = counter(why)
@@ -413,6 +446,7 @@ class RpcServer:
         self.share = limits.CALLS_IN_PROGRESS_MAX  # calls in progress of each stream
         self.datagram_calls = 0
         self.heard = 0  # how often any stream has said something
+        self._taking = True
         self._streams: dict[StreamSession, None] = {}  # the oldest first
         self._callers: dict[bytes, Credential] = {}  # by UDP
         self._told: set[tuple[Procedure, type[Exception]]] = set()
@@ -420,7 +454,8 @@ class RpcServer:
 
     def stream(self, transport: Transport) -> StreamUser:
         """A new connection; who gets its bytes."""
-        if len(self._streams) >= limits.CONNECTIONS_MAX and not self._make_room():
+        full = len(self._streams) >= limits.CONNECTIONS_MAX
+        if not self._taking or (full and not self._make_room()):
             self.counters["rpc.refused_connection"] += 1
             return RefusedStream(transport)
         session = StreamSession(self, transport)
@@ -445,7 +480,7 @@ class RpcServer:
 
     def datagram(self, transport: Transport, data: Buffer) -> None:
         """One datagram; its reply goes to `transport`."""
-        if self.datagram_calls >= limits.DATAGRAM_CALLS_IN_PROGRESS_MAX:
+        if not self._taking or self.datagram_calls >= limits.DATAGRAM_CALLS_IN_PROGRESS_MAX:
             self.counters["rpc.datagram_dropped"] += 1
             return
         session = DatagramSession(self, transport, self._callers)
@@ -458,6 +493,15 @@ class RpcServer:
             self._told.add((procedure, type(error)))
             log.error("%r is broken; its callers get SYSTEM_ERR", procedure, exc_info=error)
 
+    def stop_taking(self) -> None:
+        """Take no more calls: they stay with their callers, who will ask again. Those in progress
+        go on."""
+        self._taking = False
+        self._share_out()
+
     def _share_out(self) -> None:
+        if not self._taking:
+            self.share = 0
+            return
         equal = limits.CALLS_IN_PROGRESS_TOTAL // max(1, len(self._streams))
         self.share = max(limits.CALLS_IN_PROGRESS_MIN, min(equal, limits.CALLS_IN_PROGRESS_MAX))

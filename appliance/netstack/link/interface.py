@@ -42,13 +42,18 @@ class LinkError(Exception):
 
 
 class ClosableLink(Link, Protocol):
-    """A link as its owner sees it: what a thread reads from, and what can be ended."""
+    """A link as its owner sees it: what a thread reads from, can be called away from, and can be
+    ended. `receive` gives an empty frame after `wake`."""
 
     def receive_now(self) -> bytes | None:
         """The next frame, if one is there already."""
 
     def wait(self, timeout_ns: int) -> bool:
         """Wait for a frame, at most so long. True: `receive` would return at once."""
+
+    def wake(self) -> None:
+        """Let `receive` return, in a thread that waits in it, or the next that would wait. Any
+        thread may call it."""
 
     def close(self) -> None:
         """The end: `receive` returns None, also in a thread that waits in it; what is sent is

@@ -46,7 +46,7 @@ class PcapLink:
     def receive(self) -> bytes | None:
         """The link's next frame."""
         frame = self._link.receive()
-        if frame is not None:
+        if frame:
             self._record(frame)
         return frame
 
@@ -72,6 +72,10 @@ class PcapLink:
     def wait(self, timeout_ns: int) -> bool:
         """Whether the link has a frame within the timeout."""
         return self._link.wait(timeout_ns)
+
+    def wake(self) -> None:
+        """Let `receive` return."""
+        self._link.wake()
 
     def close(self) -> None:
         """Close the link and the file."""

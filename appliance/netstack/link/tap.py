@@ -7,7 +7,7 @@ frames serve.
 
 Reading. A thread that was just given a frame will often be given the next one within microseconds,
 and to sleep and be woken costs tens of them. So `receive` reads without waiting, some times in a
-row, before it sleeps in poll(2), on the TAP and on the eventfd by which `close` wakes it. Where
+row, before it sleeps in poll(2), on the TAP and on the eventfd by which others wake it. Where
 that has been in vain a few times (there is little to do, or the peer needs the processor that we
 would keep busy) it reads once, and only now and then tries again whether it would pay. Under load
 that is one system call a frame, and an idle link costs nothing.
@@ -149,7 +149,7 @@ class TapLink:
     # --- frames -----------------------------------------------------------------------
 
     def receive(self) -> bytes | None:
-        """The next frame; None: closed (interface.py)."""
+        """The next frame; empty: woken; None: closed (interface.py)."""
         read, fd = os.read, self._fd
         while not self._closed.is_set():
             in_vain = self._in_vain
@@ -169,8 +169,16 @@ class TapLink:
                     return frame
             else:
                 self._in_vain += 1
-                self._poll.poll()
+                if self._called_away(self._poll.poll()):
+                    return b""
         return None
+
+    def _called_away(self, ready: list[tuple[int, int]]) -> bool:
+        """Whether it was `wake` that ended the poll; once for any number of calls."""
+        if self._closed.is_set() or all(fd != self._wake for fd, _ in ready):
+            return False
+        os.eventfd_read(self._wake)
+        return True
 
     def receive_now(self) -> bytes | None:
         """The next frame, if one is there already (interface.py)."""
@@ -203,6 +211,10 @@ class TapLink:
         """Whether a frame comes within the timeout (interface.py)."""
         return bool(self._poll.poll(timeout_ns / MILLISECOND))
 
+    def wake(self) -> None:
+        """Let `receive` return (interface.py)."""
+        os.eventfd_write(self._wake, 1)
+
     # --- the end ----------------------------------------------------------------------
 
     def close(self) -> None:
@@ -221,7 +233,7 @@ class TapLink:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         os.dup2(null, self._fd, inheritable=False)
         os.close(null)
-        os.eventfd_write(self._wake, 1)
+        self.wake()
 
 
 def attach(name: str, offload: bool) -> tuple[pytun.TunTapDevice, bool]:

@@ -2,18 +2,19 @@
 
 The guards are here, so that no procedure can forget one: `node` is the only way from a handle to a
 node, and with it come the rights of the caller (`user`); `changing` and `writing` are the ways to
-attributes from before and after a change, and to a durable one.
+attributes from before and after a change, and with `sync` to a durable one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from appliance import limits
 from appliance.nfsd.v3.attributes import post_op
 from appliance.nfsd.v3.protocol import nfsstat3
-from appliance.nfsd.v3.wcc import Change, WriteChange
+from appliance.nfsd.v3.wcc import Change, Sync, WriteChange
 from appliance.oncrpc.auth import Credential
 from appliance.oncrpc.program import Call
 from appliance.oncrpc.transport import Transport
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from appliance.nfsd.service import Nfsd
 
 Failure = TypeVar("Failure")
+
+_LOST: Final = (Code.IO, Code.NOSPC, Code.DQUOT)
+"""With these a file system tells whoever asks first, and nobody else, that data did not last."""
 
 
 class NfsError(Exception):
@@ -104,7 +108,8 @@ class NfsCall(Call[Failure]):
 
     def changing(self, *nodes: Node, failure: Callable[..., Failure]) -> Change:
         """A step that changes these nodes. A failure comes with the wcc_data of each."""
-        change = Change(self.host.flights, nodes, sync=self.grant.export.options.sync)
+        promise = self._promise if self.grant.export.options.sync else None
+        change = Change(self.host.flights, nodes, promise)
         self.on_failure(lambda: failure(*change.wccs))
         return change
 
@@ -114,7 +119,18 @@ class NfsCall(Call[Failure]):
         self.on_failure(lambda: failure(change.wcc))
         return change
 
-    def commit(self, node: Node) -> None:
-        """Make the data of a file durable, as far as the export promises it."""
+    def sync(self, node: Node) -> None:
+        """The reply waits until the data of a file is durable, where the export promises that."""
         if self.grant.export.options.sync:
-            self.user.commit(node)
+            self._promise(partial(self.user.sync, node))
+
+    def _promise(self, sync: Sync) -> None:
+        """The reply promises what `sync` begins to make durable, and is held until it is."""
+        try:
+            ticket = sync()
+        except VfsError as error:
+            if error.code in _LOST:
+                self.host.renew_write_verifier()
+            raise
+        if ticket is not None:
+            self.hold(ticket)

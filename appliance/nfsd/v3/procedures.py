@@ -193,11 +193,12 @@ def write(call: NfsCall[WRITE3resfail], args: WRITE3args) -> WRITE3resok:
     file = call.node(args.file)
     if args.count != sum(map(len, args.data)):
         raise NfsError(nfsstat3.NFS3ERR_INVAL)
+    verf = call.host.write_verifier  # from before, so that data lost meanwhile is written again
     with call.writing(file, WRITE3resfail) as change:
         count = call.user.write(file, args.offset, args.data)
     if args.stable is not stable_how.UNSTABLE:
-        call.commit(file)
-    return WRITE3resok(change.wcc, count, args.stable, call.host.write_verifier)
+        call.sync(file)
+    return WRITE3resok(change.wcc, count, args.stable, verf)
 
 
 @nfs3.procedure(8, cached=True)
@@ -301,7 +302,9 @@ def link(call: NfsCall[LINK3resfail], args: LINK3args) -> LINK3resok:
     ) as change:
         call.user.link(node, directory, args.link.name)
         change.also(node)
-    return LINK3resok(post_op(node), change.wcc)
+    attributes = post_op(node)
+    call.on_failure(lambda: LINK3resfail(attributes, change.wcc))
+    return LINK3resok(attributes, change.wcc)
 
 
 @nfs3.procedure(16)
@@ -396,6 +399,8 @@ def commit(call: NfsCall[COMMIT3resfail], args: COMMIT3args) -> COMMIT3resok:
     """3.3.21 COMMIT: commit cached data on a server to stable storage."""
     file = call.node(args.file)
     call.on_failure(lambda: COMMIT3resfail(wcc(None, post_op(file))))
-    call.commit(file)  # all of it, whatever the range: nobody waits longer for less
+    call.sync(file)  # all of it, whatever the range: nobody waits longer for less
     now = post_op(file)  # nothing has changed by it, so this is before and after at once
-    return COMMIT3resok(wcc(now, now), call.host.write_verifier)
+    call.on_failure(lambda: COMMIT3resfail(wcc(None, now)))
+    verf = call.host.write_verifier  # from afterwards, for the same reason as in WRITE
+    return COMMIT3resok(wcc(now, now), verf)

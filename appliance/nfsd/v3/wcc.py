@@ -5,7 +5,7 @@ file, and what it has cached goes on with "after". So the two must have nothing 
 between them, and where that cannot be promised, "before" has to be left out.
 
 Change      holds the lock of the file system from before to after. Then, with a "sync" export, the
-            nodes are made durable: outside the lock, before the reply.
+            nodes are made durable: outside the lock, before the reply, which is held meanwhile.
 WriteChange is for WRITE, whose data moves without the lock. Other changes that come in between
             mark it, and its "before" is left out.
 """
@@ -13,12 +13,13 @@ WriteChange is for WRITE, whose data moves without the lock. Other changes that 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from appliance.nfsd.v3.attributes import NO_WCC, post_op, wcc
 from appliance.oncrpc.xdr import Encoded
-from appliance.vfs.interface import Node
+from appliance.vfs.interface import Node, Ticket
 
 
 class Flight:
@@ -35,15 +36,24 @@ Flights = defaultdict[int, list[Flight]]
 """The WRITEs in progress, by fsid. A list is touched with the lock of its file system held."""
 
 
+Sync = Callable[[], Ticket | None]
+"""What begins to make something durable."""
+
+
 class Change:
-    """One step: `with` it the attributes of `nodes` are taken before and after."""
+    """One step: `with` it the attributes of `nodes` are taken before and after.
 
-    __slots__ = ("_durable", "_flights", "_nodes", "before", "wccs")
+    `promise` is called with what makes each of them durable; None: nobody waits for that."""
 
-    def __init__(self, flights: Flights, nodes: tuple[Node, ...], *, sync: bool) -> None:
+    __slots__ = ("_durable", "_flights", "_nodes", "_promise", "before", "wccs")
+
+    def __init__(
+        self, flights: Flights, nodes: tuple[Node, ...], promise: Callable[[Sync], None] | None
+    ) -> None:
         self._flights = flights
         self._nodes = nodes
-        self._durable = list(nodes) if sync else None
+        self._durable = list(nodes)
+        self._promise = promise
         self.before: Encoded = b""
         """The attributes of the first node; empty if it has none."""
         self.wccs: list[Encoded] = [NO_WCC] * len(nodes)
@@ -56,8 +66,7 @@ class Change:
 
     def also(self, node: Node) -> Node:
         """`node` has been made or changed in this step, too, and shall be durable with it."""
-        if self._durable is not None:
-            self._durable.insert(0, node)
+        self._durable.insert(0, node)
         return node
 
     def __enter__(self) -> Self:
@@ -90,9 +99,9 @@ class Change:
             ]
         finally:
             self._nodes[0].filesystem.lock.release()
-        if error is None and self._durable is not None:
+        if error is None and self._promise is not None:
             for node in self._durable:
-                node.commit()
+                self._promise(node.sync)
 
 
 class WriteChange:

@@ -62,8 +62,8 @@ def test_what_was_received_first_stays(wire: Wire) -> None:
     """The same numbers with other text: an attacker's, or a broken peer's."""
     wire.established()
     wire.peer(PSH | ACK, seq=4, ack=1, text=b"def")
-    wire.peer(PSH | ACK, seq=2, ack=1, text=b"XXXXXXX")
-    assert kept(wire) == [(2, b"XX"), (4, b"def"), (7, b"XX")]
+    wire.peer(PSH | ACK, seq=2, ack=1, text=b"ZZZZZZZ")
+    assert kept(wire) == [(2, b"ZZ"), (4, b"def"), (7, b"ZZ")]
     wire.peer(PSH | ACK, seq=1, ack=1, text=b"YYYYYYYYYY")
     assert wire.app.text == b"YYYYYYYYYY"  # in order before it was ever delivered: also first
     wire.ignore()

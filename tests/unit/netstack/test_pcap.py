@@ -77,6 +77,15 @@ def test_what_the_link_did_not_take_is_not_recorded(tmp_path: Path) -> None:
     link.close()
 
 
+def test_a_reader_that_is_called_away_has_got_no_frame(tmp_path: Path) -> None:
+    one, _two = pipe()
+    link = PcapLink(one, tmp_path / "x.pcap", VirtualClock())
+    link.wake()
+    assert link.receive() == b""
+    assert (tmp_path / "x.pcap").stat().st_size == PCAP_HEADER_BYTES
+    link.close()
+
+
 def test_after_close_nothing_is_written_and_nothing_breaks(tmp_path: Path) -> None:
     one, _two = pipe()
     link = PcapLink(one, tmp_path / "x.pcap", VirtualClock())

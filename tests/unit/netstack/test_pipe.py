@@ -32,6 +32,22 @@ def test_waiting_ends_with_a_frame_or_the_time() -> None:
     assert two.wait(SECOND)
 
 
+def test_a_reader_can_be_called_away_from_waiting() -> None:
+    one, two = pipe()
+    got: list[bytes | None] = []
+    reader = Thread(target=lambda: got.append(two.receive()))
+    reader.start()
+    two.wake()
+    reader.join(5)
+    assert got == [b""]
+    two.wake()
+    two.wake()
+    assert two.wait(MILLISECOND)
+    one.send((b"x",))
+    assert [two.receive(), two.receive()] == [b"x", b""], "no frame is lost by it"
+    assert not two.wait(MILLISECOND), "called twice, away once"
+
+
 def test_a_full_pipe_takes_nothing() -> None:
     one, two = pipe()
     assert all(one.send((b"x",)) for _ in range(PIPE_FRAMES_MAX))

@@ -14,30 +14,19 @@ import pytest
 
 from appliance.nfsd.v3.protocol import (
     COMMIT3args,
-    CREATE3args,
-    Exclusive,
-    Guarded,
     LINK3args,
-    MKDIR3args,
-    MKNOD3args,
     REMOVE3args,
     RENAME3args,
-    RMDIR3args,
     SETATTR3args,
-    Socket,
-    SYMLINK3args,
-    Unchecked,
-    WRITE3args,
     sattr3,
     stable_how,
-    symlinkdata3,
 )
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.interface import Buffer, NewNode, Node
 from appliance.vfs.memory import MemoryDirectory, MemoryFile, MemoryNode
 from tests.sim.nfs_client import NfsClient
 from tests.sim.nfs_world import NfsWorld
-from tests.unit.nfsd.nfsd_helpers import at, refused, wcc_of
+from tests.unit.nfsd.nfsd_helpers import CHANGES, at, refused, wcc_of
 
 FILE_SYNC, UNSTABLE = stable_how.FILE_SYNC, stable_how.UNSTABLE
 
@@ -137,7 +126,7 @@ def test_no_lock_is_held_while_data_moves_or_becomes_durable(
     client = world.client()
     file = client.create(client.mount(), b"file")
     free: list[bool] = []
-    monkeypatch.setattr(MemoryFile, "commit", lambda node: free.append(is_free(world)))
+    monkeypatch.setattr(MemoryFile, "sync", lambda node: free.append(is_free(world)))
     meanwhile(monkeypatch, lambda: free.append(is_free(world)))
     client.write(file, b"x", stable=FILE_SYNC)
     client(COMMIT3args(file, 0, 0))
@@ -197,51 +186,15 @@ def test_the_lock_is_free_after_a_change_that_failed(world: NfsWorld) -> None:
 def committed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The handles of the nodes that were made durable, in order."""
     handles: list[bytes] = []
-    monkeypatch.setattr(MemoryNode, "commit", lambda node: handles.append(node.handle))
+    monkeypatch.setattr(MemoryNode, "sync", lambda node: handles.append(node.handle))
     return handles
 
 
-Case = tuple[Callable[[bytes, bytes], Any], set[str]]
-
-DURABLE: dict[str, Case] = {
-    "SETATTR": (lambda root, file: SETATTR3args(file, sattr3(mode=0o600)), {"file"}),
-    "CREATE": (lambda root, file: CREATE3args(at(root, b"n"), Guarded(sattr3())), {"root", "n"}),
-    "CREATE anew": (
-        lambda root, file: CREATE3args(at(root, b"file"), Unchecked(sattr3(size=0))),
-        {"root", "file"},
-    ),
-    "CREATE exclusive": (
-        lambda root, file: CREATE3args(at(root, b"n"), Exclusive(b"verifier")),
-        {"root", "n"},
-    ),
-    "MKDIR": (lambda root, file: MKDIR3args(at(root, b"n"), sattr3()), {"root", "n"}),
-    "SYMLINK": (
-        lambda root, file: SYMLINK3args(at(root, b"n"), symlinkdata3(sattr3(), b"text")),
-        {"root", "n"},
-    ),
-    "MKNOD": (lambda root, file: MKNOD3args(at(root, b"n"), Socket(sattr3())), {"root", "n"}),
-    "REMOVE": (lambda root, file: REMOVE3args(at(root, b"file")), {"root"}),
-    "RMDIR": (lambda root, file: RMDIR3args(at(root, b"below")), {"root"}),
-    "RENAME": (
-        lambda root, file: RENAME3args(at(root, b"file"), at(root, b"n")),
-        {"root"},
-    ),
-    "LINK": (lambda root, file: LINK3args(file, at(root, b"n")), {"root", "file"}),
-    "WRITE FILE_SYNC": (lambda root, file: WRITE3args(file, 0, 1, FILE_SYNC, [b"x"]), {"file"}),
-    "WRITE DATA_SYNC": (
-        lambda root, file: WRITE3args(file, 0, 1, stable_how.DATA_SYNC, [b"x"]),
-        {"file"},
-    ),
-    "WRITE UNSTABLE": (lambda root, file: WRITE3args(file, 0, 1, UNSTABLE, [b"x"]), set()),
-    "COMMIT": (lambda root, file: COMMIT3args(file, 0, 0), {"file"}),
-}
-
-
-@pytest.mark.parametrize("name", DURABLE)
+@pytest.mark.parametrize("name", CHANGES)
 def test_with_sync_what_was_changed_is_durable_before_the_reply(
     world: NfsWorld, committed: list[bytes], name: str
 ) -> None:
-    make, expected = DURABLE[name]
+    make, expected = CHANGES[name]
     client = world.client()
     root = client.mount()
     file = client.create(root, b"file")
@@ -254,14 +207,14 @@ def test_with_sync_what_was_changed_is_durable_before_the_reply(
     assert set(committed) == {handles[node][13:] for node in expected}
 
 
-@pytest.mark.parametrize("name", DURABLE)
+@pytest.mark.parametrize("name", CHANGES)
 def test_with_async_the_reply_waits_for_nothing(committed: list[bytes], name: str) -> None:
     world = NfsWorld("/ *(rw,no_root_squash,async)")
     client = world.client()
     root = client.mount()
     file = client.create(root, b"file")
     client.mkdir(root, b"below")
-    client(DURABLE[name][0](root, file))
+    client(CHANGES[name][0](root, file))
     assert committed == []
 
 
@@ -282,7 +235,7 @@ def test_what_failed_is_not_made_durable(world: NfsWorld, committed: list[bytes]
     assert committed == []
 
 
-@pytest.mark.parametrize("name", [name for name, (_, nodes) in DURABLE.items() if nodes])
+@pytest.mark.parametrize("name", [name for name, (_, nodes) in CHANGES.items() if nodes])
 def test_what_cannot_be_made_durable_is_an_error(
     world: NfsWorld, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -294,7 +247,7 @@ def test_what_cannot_be_made_durable_is_an_error(
     def fails(node: MemoryNode) -> None:
         raise VfsError(Code.IO)
 
-    monkeypatch.setattr(MemoryNode, "commit", fails)
+    monkeypatch.setattr(MemoryNode, "sync", fails)
     with refused("IO"):
-        client(DURABLE[name][0](root, file))
+        client(CHANGES[name][0](root, file))
     assert is_free(world)

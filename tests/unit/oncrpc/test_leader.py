@@ -12,10 +12,33 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from appliance.clock import MILLISECOND, SECOND, Instant, SystemClock
+from appliance.oncrpc.held import Held
 from appliance.oncrpc.leader import Leader, ServiceQueue
 from appliance.trace import Counters
 
 QUICK, ANNOUNCED, UNANNOUNCED, SERVICE, PING, POISON = b"q", b"a", b"u", b"s", b"p", b"x"
+HELD, HELD_SERVICE, ROOM_FOR_ANOTHER = b"h", b"t", b"r"
+
+
+class Disk:
+    """What held replies wait for: the next flush."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.then: list[Callable[[Exception | None], None]] = []
+
+    def wait(self) -> None:
+        raise AssertionError("no thread waits for a flush")
+
+    def when_durable(self, then: Callable[[Exception | None], None]) -> None:
+        with self.lock:
+            self.then.append(then)
+
+    def flush(self) -> None:
+        with self.lock:
+            waiting, self.then = self.then, []
+        for then in waiting:
+            then(None)
 
 
 class OwnedLock:
@@ -43,7 +66,7 @@ class FakeCall:
     def __init__(self, rig: Rig, kind: bytes, number: int) -> None:
         self.rig, self.kind, self.number = rig, kind, number
 
-    def run(self) -> list[bytes]:
+    def run(self) -> list[bytes] | Held:
         rig = self.rig
         assert not rig.lock.is_mine(), "a call runs without the lock"
         if self.kind == ANNOUNCED:
@@ -53,11 +76,16 @@ class FakeCall:
             rig.wait_for_device()
         elif self.kind == POISON:
             raise ZeroDivisionError
+        elif self.kind in (HELD, HELD_SERVICE, ROOM_FOR_ANOTHER):
+            return Held([rig.disk], lambda error: [b"durable"])
         return [b"reply"]
 
     def finish(self, reply: object) -> None:
-        assert self.rig.lock.is_mine(), "a reply is sent with the lock held"
-        self.rig.answered[self.number] += 1
+        rig = self.rig
+        assert rig.lock.is_mine(), "a reply is sent with the lock held"
+        rig.answered[self.number] += 1
+        if self.kind == ROOM_FOR_ANOTHER:
+            rig.leader.submit(FakeCall(rig, QUICK, self.number + 1_000_000))
 
 
 class Rig:
@@ -71,8 +99,10 @@ class Rig:
         self.expired: list[Instant] = []
         self.deadline: Instant | None = None
         self.looks = 0
-        self.unsent = 0
+        self.flushes = 0
+        self.disk = Disk()
         self.reading = 0
+        self.woken = False
         self.device = threading.Event()
         self.device.set()
         self.device_ms = 0.0
@@ -121,14 +151,24 @@ class Rig:
         with self.arrived:
             self.reading += 1
             assert self.reading == 1, "one thread reads the wire"
-            while not self.frames:
+            while not self.frames and not self.woken:
                 self.arrived.wait()
             self.reading -= 1
-            return self.frames.popleft()
+            if self.frames:
+                return self.frames.popleft()
+            self.woken = False
+            return b""
+
+    def wake(self) -> None:
+        with self.arrived:
+            self.woken = True
+            self.arrived.notify_all()
 
     def wait(self, timeout_ns: int) -> bool:
         with self.arrived:
-            return bool(self.frames) or self.arrived.wait(timeout_ns / SECOND)
+            return self.arrived.wait_for(
+                lambda: bool(self.frames) or self.woken, timeout_ns / SECOND
+            )
 
     def receive(self, frame: bytes, now: Instant) -> None:
         assert self.lock.is_mine()
@@ -136,13 +176,14 @@ class Rig:
             kind, number = frame[at : at + 1], int.from_bytes(frame[at + 1 : at + 5], "big")
             if kind == PING:
                 self.pings += 1
-            elif kind == SERVICE:
+            elif kind in (SERVICE, HELD_SERVICE):
                 self.service.submit(FakeCall(self, kind, number))
             else:
                 self.leader.submit(FakeCall(self, kind, number))
 
     def flush(self, now: Instant) -> None:
         assert self.lock.is_mine()
+        self.flushes += 1
 
     def expire(self, now: Instant) -> None:
         assert self.lock.is_mine()
@@ -206,12 +247,21 @@ def test_every_call_is_answered_once_whatever_waits(rig: Rig) -> None:
     dice = random.Random(1)
     numbers = []
     for _ in range(400):
-        kinds = bytes(dice.choices(b"qqqqausp", k=dice.randrange(1, 8)))
+        kinds = bytes(dice.choices(b"qqqqausphhtr", k=dice.randrange(1, 8)))
         sent = rig.send(kinds)
         numbers += [n for n, kind in zip(sent, kinds, strict=True) if kind != PING[0]]
+        rig.disk.flush()
+    done = threading.Event()
+    rig.start(lambda: flush_until(rig, done))
     rig.until_answered(numbers)
+    done.set()
     assert set(rig.answered.values()) == {1}
     assert rig.counters["leader.announced"] > 0
+
+
+def flush_until(rig: Rig, done: threading.Event) -> None:
+    while not done.wait(0.001):
+        rig.disk.flush()
 
 
 def test_a_client_goes_on_while_others_wait_announced(rig: Rig) -> None:
@@ -257,6 +307,50 @@ def test_the_wire_is_read_while_every_worker_waits(rig: Rig) -> None:
     assert not rig.answered[queued[0]], "nobody is left who could serve it"
     rig.device.set()
     rig.until_answered(waiting + queued)
+
+
+def test_replies_that_one_flush_releases_go_out_together(rig: Rig) -> None:
+    """No thread waits with them, and the thread that has flushed the disk flushes the wire once."""
+    held = [number for _ in range(8) for number in rig.send(HELD * 8)]
+    rig.until_answered(rig.send(QUICK))
+    assert not any(rig.answered[number] for number in held)
+    assert not rig.leader.is_idle, "who stops the machine waits for them"
+    rig.until(lambda: rig.reading == 1)
+    before = rig.flushes
+    rig.disk.flush()
+    assert all(rig.answered[number] == 1 for number in held), "sent by the thread that flushed"
+    assert rig.flushes == before + 1
+    assert (rig.counters["leader.held"], rig.counters["leader.released"]) == (64, 1)
+    assert rig.leader.is_idle
+
+
+def test_a_service_with_a_thread_of_its_own_can_hold_replies(rig: Rig) -> None:
+    held = rig.send(HELD_SERVICE)
+    rig.until_answered(rig.send(SERVICE))
+    assert not rig.answered[held[0]]
+    rig.disk.flush()
+    rig.until_answered(held)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_calls_for_which_a_flush_makes_room_are_served(workers: int) -> None:
+    """The thread that flushes serves no call. The one that leads is reading, and nothing comes."""
+    rig = Rig(workers)
+    held = rig.send(ROOM_FOR_ANOTHER * 3)
+    rig.until_answered(rig.send(QUICK))
+    rig.until(lambda: rig.reading == 1)
+    rig.disk.flush()
+    rig.until_answered([number + 1_000_000 for number in held])
+    rig.stop()
+
+
+def test_nothing_is_woken_for_a_flush_that_makes_no_room(rig: Rig) -> None:
+    held = rig.send(HELD)
+    rig.until(lambda: len(rig.disk.then) == 1)
+    rig.until(lambda: rig.reading == 1)
+    rig.disk.flush()
+    rig.until_answered(held)
+    assert not rig.woken and rig.reading == 1
 
 
 def test_a_call_that_raises_costs_only_itself(rig: Rig) -> None:
@@ -306,6 +400,8 @@ def test_stop_under_load_ends_every_thread() -> None:
             for client in range(2):
                 pool.submit(send_empty_frames, rig, random.Random(seed * 2 + client))
             for _ in range(100):
-                rig.send(QUICK + ANNOUNCED + UNANNOUNCED + SERVICE)
+                rig.send(QUICK + ANNOUNCED + UNANNOUNCED + SERVICE + HELD + ROOM_FOR_ANOTHER)
+                rig.disk.flush()
         rig.stop()
+        rig.disk.flush()
         assert set(rig.answered.values()) <= {1}

@@ -289,8 +289,7 @@ def test_calls_beyond_the_limit_wait_and_the_transport_pauses(world: World) -> N
     session.text_arrived([record(client.call(counter2, 2, 1)) for _ in range(number + 5)])
     assert len(world.pending) == number
     assert transport.paused
-    call = world.pending.pop(0)
-    call.finish(call.run())
+    world.do(world.pending.pop(0))
     assert len(world.pending) == number, "one call finished lets one more in"
     assert transport.paused
     world.serve()
@@ -378,7 +377,7 @@ def test_a_transport_that_delivers_while_it_is_resumed_keeps_the_order(world: Wo
 def inline() -> RpcWorld:
     """A service may run its calls in `submit`."""
     inline = RpcWorld(SystemClock())
-    inline.registry.add(counter2, Counter(), lambda call: call.finish(call.run()), port=2049)
+    inline.registry.add(counter2, Counter(), inline.do, port=2049)
     return inline
 
 
