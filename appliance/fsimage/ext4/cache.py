@@ -11,23 +11,25 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
+from weakref import ref
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 class Cache(Generic[K, V]):
-    """Keeps values until their weights exceed `weight_max`. No value is None."""
+    """Keeps values until their weights exceed `weight_max`; without `weigh`, each weighs 1.
+    No value is None."""
 
     __slots__ = ("_lock", "_old", "_weigh", "_weight", "_weight_max", "_young")
 
-    def __init__(self, weight_max: int, weigh: Callable[[V], int] = lambda _: 1) -> None:
+    def __init__(self, weight_max: int, weigh: Callable[[V], int] | None = None) -> None:
         self._young: dict[K, V] = {}
         self._old: dict[K, V] = {}
         self._weight = 0  # of the young
         self._weight_max: Final = weight_max // 2  # of one generation
         self._weigh: Final = weigh
-        self._lock: Final = threading.Lock()
+        self._lock: Final = threading.RLock()
 
     def get(self, key: K) -> V | None:
         """What was put there, if it is still known."""
@@ -35,19 +37,31 @@ class Cache(Generic[K, V]):
         if value is None and self._old:
             value = self._old.get(key)
             if value is not None:
-                self.put(key, value)
+                return self._make_young(key, value)
         return value
+
+    def _make_young(self, key: K, value: V) -> V:
+        """What was found to be old is used; unless somebody has just put another one there."""
+        with self._lock:
+            newer = self._young.get(key)
+            if newer is not None:
+                return newer
+            if self._old.get(key) is value:
+                self.put(key, value)
+            return value
 
     def put(self, key: K, value: V) -> None:
         """Remember `value`, instead of what was there."""
-        weight = self._weigh(value)
+        weigh = self._weigh
+        weight = 1 if weigh is None else weigh(value)
         with self._lock:
             if self._weight + weight > self._weight_max:
                 self._old, self._young, self._weight = self._young, {}, 0
-            before = self._young.get(key)
+            young = self._young
+            before = young.get(key)
             if before is not None:
-                self._weight -= self._weigh(before)
-            self._young[key] = value
+                self._weight -= 1 if weigh is None else weigh(before)
+            young[key] = value
             self._weight += weight
 
     def forget(self, key: K) -> None:
@@ -55,8 +69,49 @@ class Cache(Generic[K, V]):
         with self._lock:
             before = self._young.pop(key, None)
             if before is not None:
-                self._weight -= self._weigh(before)
+                self._weight -= 1 if self._weigh is None else self._weigh(before)
             self._old.pop(key, None)
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
+
+
+_LIVING_MIN: Final = 1024
+"""So few are not swept."""
+
+
+class Living(Generic[K, V]):
+    """Finds what somebody has, and keeps nothing alive. Used by one thread at a time.
+
+    What a WeakValueDictionary does in a callback for each value that dies, is done here for all of
+    them at once, when there are twice as many as after the last time: so a value costs a fifth.
+    """
+
+    __slots__ = ("_refs", "_sweep_at")
+
+    def __init__(self) -> None:
+        self._refs: dict[K, ref[V]] = {}
+        self._sweep_at = _LIVING_MIN
+
+    def get(self, key: K) -> V | None:
+        """What has this key, if it is still there."""
+        found = self._refs.get(key)
+        return None if found is None else found()
+
+    def put(self, key: K, value: V) -> None:
+        """From now on this has the key."""
+        self._refs[key] = ref(value)
+        if len(self._refs) > self._sweep_at:
+            self._refs = {key: each for key, each in self._refs.items() if each() is not None}
+            self._sweep_at = max(_LIVING_MIN, 2 * len(self._refs))
+
+    def forget(self, key: K) -> None:
+        """Nothing has it."""
+        self._refs.pop(key, None)
+
+    def values(self) -> list[V]:
+        """All that are there."""
+        return [value for each in self._refs.values() if (value := each()) is not None]
+
+    def __len__(self) -> int:
+        return len(self._refs)

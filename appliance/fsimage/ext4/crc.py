@@ -59,6 +59,46 @@ crc32c: Final[Checksum] = _choose()
 """metadata_csum, and JBD2's checksum versions 2 and 3."""
 
 
+class Balance:
+    """Keeps the CRC-32C of a record of `size` bytes what it was, whatever is changed in it: the
+    four bytes at `at` make up for that.
+
+    A CRC is linear: each bit of those bytes flips bits of the CRC that depend on nothing else in
+    the record, and any bits can be flipped that way. Which have to be set to flip just one, is
+    found by elimination.
+    """
+
+    def __init__(self, size: int, at: int) -> None:
+        self._at: Final = at
+        zeros = crc32c(0, bytes(size))
+        rows = []  # what is flipped, and by what
+        for bit in range(32):
+            record = bytearray(size)
+            record[at : at + 4] = (1 << bit).to_bytes(4, "little")
+            rows.append((crc32c(0, bytes(record)) ^ zeros, 1 << bit))
+        for bit in range(32):
+            pivot = next(row for row in rows[bit:] if row[0] >> bit & 1)
+            rows.remove(pivot)
+            rows = [
+                (flipped ^ pivot[0], value ^ pivot[1]) if flipped >> bit & 1 else (flipped, value)
+                for flipped, value in rows
+            ]
+            rows.insert(bit, pivot)
+        self._flips: Final = dict(rows)
+
+    def apply(self, record: bytearray, checksum: int) -> None:
+        """Let crc32c(MASK32, record) be `checksum`."""
+        at = self._at
+        record[at : at + 4] = bytes(4)
+        wrong = crc32c(MASK32, bytes(record)) ^ checksum
+        value = 0
+        while wrong:
+            lowest = wrong & -wrong
+            value ^= self._flips[lowest]
+            wrong ^= lowest
+        record[at : at + 4] = value.to_bytes(4, "little")
+
+
 def crc16(seed: int, data: bytes) -> int:
     """uninit_bg (gdt_csum): CRC-16 of a group descriptor."""
     for byte in data:

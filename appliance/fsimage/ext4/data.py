@@ -1,4 +1,4 @@
-"""What is in a file: extents to buffers.
+"""What is in a file: from block maps to places on the device, and from there to buffers.
 
 What is contiguous on the device is read by one call into one buffer, straight from the image; a
 hole, and what was never written, is a view of zeros that all such readers share.
@@ -14,35 +14,46 @@ from appliance.fsimage.ext4.extents import BlockMap
 from appliance.vfs.interface import Buffer
 
 _ZEROS: Final = memoryview(bytes(limits.CALL_DATA_BYTES_MAX))
+_NOWHERE: Final = -1
+
+Place = tuple[int, int]
+"""Where on the device (`_NOWHERE`: these are zeros), and how many bytes."""
 
 
-def read(
-    device: BlockDevice, block_map: BlockMap, block_bits: int, offset: int, count: int
-) -> list[Buffer]:
-    """`count` bytes from `offset` of a file that is at least so long."""
+def places(block_map: BlockMap, block_bits: int, offset: int, count: int) -> list[Place]:
+    """Where `count` bytes from `offset` on are. The lock of the file system is held."""
     end = offset + count
-    buffers: list[Buffer] = []
+    found: list[Place] = []
     while offset < end:
         extent = block_map.find(offset >> block_bits)
         at = (extent.physical - extent.logical << block_bits) + offset
-        stop = extent.end << block_bits
+        stop = extent.logical + extent.count << block_bits
         while stop < end:
             following = block_map.find(stop >> block_bits)
             if not following.continues(extent):
                 break
             extent, stop = following, following.end << block_bits
         stop = min(stop, end)
-        if extent.physical and extent.written:
-            buffer = bytearray(stop - offset)
+        found.append((at if extent.physical and extent.written else _NOWHERE, stop - offset))
+        offset = stop
+    return found
+
+
+def read(device: BlockDevice, where: list[Place]) -> list[Buffer]:
+    """What is there."""
+    buffers: list[Buffer] = []
+    for at, count in where:
+        if at == _NOWHERE:
+            buffers += zeros(count)
+        else:
+            buffer = bytearray(count)
             device.readinto(at, (buffer,))
             buffers.append(buffer)
-        else:
-            _append_zeros(buffers, stop - offset)
-        offset = stop
     return buffers
 
 
-def _append_zeros(buffers: list[Buffer], count: int) -> None:
-    while count > 0:
-        buffers.append(_ZEROS[:count])
-        count -= len(_ZEROS)
+def zeros(count: int) -> list[memoryview]:
+    """So many zeros, which cost nothing."""
+    some = [_ZEROS] * (count // len(_ZEROS))
+    rest = count % len(_ZEROS)
+    return [*some, _ZEROS[:rest]] if rest else some

@@ -1,98 +1,134 @@
-"""ext2, ext3 and ext4 as a vfs.FileSystem. It is only read, for now.
+"""ext2, ext3 and ext4 as a vfs.FileSystem.
 
 A handle is the number of the inode and its generation, which is new each time a number is given to
 a new file: so a handle is good for ever, and never names another file.
+
+There is at most one Ext4Node for an inode at a time, so that what is known of it is known once.
+Whoever reads metadata holds the lock; data moves outside of it.
+
+Snapshots are states of the device at a moment between two operations, when everything before is in
+the journal: to go back to one is to open the file system after a crash.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
 
 from appliance import limits
-from appliance.fsimage.device import BlockDevice, Overlay
+from appliance.clock import Clock, SystemClock
+from appliance.fsimage.device import BlockDevice, snapshots_of
+from appliance.fsimage.durability import Durability
 from appliance.fsimage.errors import ImageError
-from appliance.fsimage.ext4 import data as file_data
 from appliance.fsimage.ext4 import inode as inodes
-from appliance.fsimage.ext4 import journal, layout
-from appliance.fsimage.ext4.cache import Cache
-from appliance.fsimage.ext4.directory import Directories, Directory
-from appliance.fsimage.ext4.extents import BlockMap, BlockMaps
+from appliance.fsimage.ext4 import layout, opening, removal
+from appliance.fsimage.ext4.allocator import Allocator
+from appliance.fsimage.ext4.cache import Cache, Living
+from appliance.fsimage.ext4.directory import Directories
+from appliance.fsimage.ext4.extents import BlockMaps
 from appliance.fsimage.ext4.inode import Inode
+from appliance.fsimage.ext4.node import HANDLE, Ext4Node
+from appliance.fsimage.ext4.opening import Terms
+from appliance.fsimage.ext4.operation import Operation
+from appliance.fsimage.ext4.orphans import Orphans
 from appliance.fsimage.ext4.superblock import Superblock
 from appliance.fsimage.ext4.volume import Volume
+from appliance.fsimage.ext4.writer import Writer
+from appliance.fsimage.snapshots import BlockSnapshots
 from appliance.trace import log
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.interface import (
-    Attributes,
-    Buffer,
-    Entry,
+    AboutToWait,
     FileSystem,
     FileType,
     Limits,
-    NewNode,
-    Node,
-    SetAttributes,
+    Snapshot,
+    Snapshots,
     Statistics,
+    Ticket,
+    waits_for_nobody,
 )
 
-_HANDLE: Final = struct.Struct("<QI")
-"""Number and generation of the inode."""
+T = TypeVar("T")
 
 _LINK_COUNT_MAX: Final = 65_000
 _SECOND_NS: Final = 1_000_000_000
+_SMALL_FILE_BYTES_MAX: Final = (1 << 31) - 1
 
 
-def open_ext4(device: BlockDevice, name: str) -> Ext4:
-    """The file system on `device`; `name` is for messages. ImageError: it cannot be served."""
-    superblock = Superblock.read(device)
-    if superblock.needs_recovery:
-        overlay = Overlay(device, superblock.block_bytes)
-        journal.recover(Volume(device, superblock, name), overlay)
-        device, superblock = overlay, Superblock.read(overlay)
-    if superblock.disk.s_state & layout.STATE_ERROR_FS:
-        log.warning("%s: marked as having errors; e2fsck should look at it", name)
-    filesystem = Ext4(Volume(device, superblock, name))
+def open_ext4(
+    device: BlockDevice,
+    name: str,
+    *,
+    read_only: bool = False,
+    durability: Durability = Durability.FULL,
+    clock: Clock | None = None,
+    about_to_wait: AboutToWait = waits_for_nobody,
+) -> Ext4:
+    """The file system on `device`; `name` is for messages. ImageError: it cannot be served.
+
+    It is read-only if that is asked for, if the device is, or if it cannot be written without
+    damage; the log then says why.
+    """
+    terms = Terms(read_only, durability, clock or SystemClock(), about_to_wait)
+    volume, writable = opening.ready_volume(device, name, terms)
+    filesystem = Ext4(volume, terms)
     if filesystem.root().attributes().type is not FileType.DIRECTORY:
         raise ImageError("the root of the file system is not a directory")
+    if writable:
+        try:
+            filesystem.begin_writing()
+        except VfsError as error:
+            log.error("%s: served read-only: %s; %s", name, error.detail, opening.E2FSCK)
     return filesystem
 
 
-class Ext4(FileSystem):
+class Ext4(FileSystem, Snapshots):
     """One file system."""
 
-    def __init__(self, volume: Volume) -> None:
+    volume: Volume
+    maps: BlockMaps
+    directories: Directories
+    orphans: Orphans
+    names: Cache[tuple[int, bytes], Ext4Node]
+
+    def __init__(self, volume: Volume, terms: Terms) -> None:
         superblock = volume.superblock
-        has_nanoseconds = superblock.inode_bytes > layout.GOOD_OLD_INODE_SIZE
-        super().__init__(
-            superblock.fsid,
-            read_only=True,
-            file_limits=Limits(
-                link_count_max=_LINK_COUNT_MAX,
-                file_bytes_max=(1 << 32 + superblock.block_bits) - 1,
-                time_granularity_ns=1 if has_nanoseconds else _SECOND_NS,
-            ),
-        )
-        self.volume: Final = volume
-        self.maps: Final = BlockMaps(volume)
-        self.directories: Final = Directories(volume, self.maps)
-        self.nodes: Final[Cache[int, Ext4Node]] = Cache(limits.NODE_CACHE_MAX)
-        self.names: Final[Cache[tuple[int, bytes], Ext4Node]] = Cache(limits.NAME_CACHE_MAX)
+        super().__init__(superblock.fsid, read_only=True, file_limits=_limits(superblock))
+        self._terms: Final = terms
+        self._living: Final[Living[int, Ext4Node]] = Living()
         self._hidden: Final = superblock.hidden_inodes
         self._statistics: Statistics | None = None
+        self._writer: Writer | None = None
+        self._closed = False
+        self._read_from(volume)
+
+    def _read_from(self, volume: Volume) -> None:
+        """Everything that is known comes from `volume`; nothing is known yet."""
+        self.volume = volume
+        self.maps = BlockMaps(volume)
+        self.directories = Directories(volume, self.maps)
+        self.orphans = Orphans(volume)
+        self.names = Cache(limits.NAME_CACHE_MAX)
+        self._nodes: Cache[int, Ext4Node] = Cache(limits.NODE_CACHE_MAX)
+
+    # Nodes.
 
     def root(self) -> Ext4Node:
         return self.node(layout.EXT4_ROOT_INO)
 
     def node(self, number: int) -> Ext4Node:
         """The node of an inode. STALE: it is free."""
-        node = self.nodes.get(number)
+        node = self._nodes.get(number)
         if node is None:
-            if number in self._hidden:
-                raise self.volume.damaged(f"inode {number}", "is not one that may be named")
-            node = Ext4Node(self, inodes.read(self.volume, number))
-            self.nodes.put(number, node)
+            with self.lock:
+                node = self._living.get(number)
+                if node is None:
+                    if number in self._hidden:
+                        raise self.volume.damaged(f"inode {number}", "is not one that may be named")
+                    node = Ext4Node(self, inodes.read(self.volume, number))
+                    self._living.put(number, node)
+                self._nodes.put(number, node)
         return node
 
     def named_node(self, number: int) -> Ext4Node:
@@ -105,37 +141,164 @@ class Ext4(FileSystem):
             raise
 
     def resolve(self, handle: bytes) -> Ext4Node:
-        if len(handle) != _HANDLE.size:
+        if len(handle) != HANDLE.size:
             raise VfsError(Code.BADHANDLE, f"{len(handle)} bytes")
-        number, generation = _HANDLE.unpack(handle)
-        node = self.nodes.get(number)
+        number, generation = HANDLE.unpack(handle)
+        node = self._nodes.get(number)
         if node is None:
             superblock = self.volume.superblock
             if number in self._hidden or (
                 number < superblock.first_inode and number != layout.EXT4_ROOT_INO
             ):
                 raise VfsError(Code.BADHANDLE, f"inode {number} was never given out")
-            # A number that is too high may be from before the file system was made smaller.
-            if number > superblock.disk.s_inodes_count or not self.volume.inode_in_use(number):
-                raise VfsError(Code.STALE, f"inode {number} is free")
-            node = self.node(number)
+            with self.lock:
+                # Too high a number may be from before the file system was made smaller.
+                if number > superblock.disk.s_inodes_count or not self.volume.inode_in_use(number):
+                    raise VfsError(Code.STALE, f"inode {number} is free")
+                node = self.node(number)
         if node.inode.disk.i_generation != generation:
             raise VfsError(Code.STALE, f"inode {number} is another file now")
         return node
 
+    def new_node(self, inode: Inode) -> Ext4Node:
+        """The node of an inode that was just published. The lock is held."""
+        node = Ext4Node(self, inode)
+        self._living.put(inode.number, node)
+        self._nodes.put(inode.number, node)
+        return node
+
+    def _known(self, number: int) -> Inode | None:
+        node = self._living.get(number)
+        return None if node is None else node.inode
+
+    def adopt(self, changed: Iterable[Inode]) -> None:
+        """These inodes have changed. The lock is held."""
+        for inode in changed:
+            node = self._living.get(inode.number)
+            if node is not None and not node.renew(inode):
+                self._let_go(node)
+
+    def _let_go(self, node: Ext4Node) -> None:
+        """There is no such node any more, whoever still has it."""
+        number = node.inode.number
+        self._living.forget(number)
+        self._nodes.forget(number)
+
+    # Writing.
+
+    def begin_writing(self) -> None:
+        """From now on it can be changed; what was left half removed is removed."""
+        terms = self._terms
+        allocator = Allocator(self.volume)
+        writer = Writer(
+            self.volume, allocator, self.lock, terms.clock.wall, self._known, self.adopt
+        )
+        writer.journal = opening.open_journal(
+            self.volume, terms, extra=writer.extra, failed=self._failed
+        )
+        removal.check_what_was_begun(self)
+        self._writer = writer
+        self.volume.distrust = self._distrust
+        self.read_only = False
+        self.has_background_work = True
+        removal.finish_what_was_begun(self)
+
+    def _distrust(self, reason: str) -> None:
+        """Something that belongs to all is damaged."""
+        if not self.read_only:
+            self.read_only = True
+            log.error("%s; from now on it is read-only: %s", reason, opening.E2FSCK)
+            self.writer.stop(reason)
+
+    def _failed(self, error: VfsError) -> None:
+        self.read_only = True
+
+    @property
+    def writer(self) -> Writer:
+        """Who changes this file system. ROFS: nobody may."""
+        if self._writer is None:
+            raise VfsError(Code.ROFS, f"{self.volume.name} is served read-only")
+        return self._writer
+
+    def check_writable(self) -> None:
+        """ROFS: nobody may change it, or can any more."""
+        self.writer.journal.check()
+
+    def change(self, act: Callable[[Operation], T]) -> T:
+        """Change something: all that `act` does, or nothing."""
+        return self.writer.change(act)
+
+    def sync(self) -> Ticket | None:
+        return None if self._writer is None else self._writer.journal.sync()
+
+    def commit(self) -> None:
+        if self._writer is not None:
+            self._writer.journal.commit()
+
+    def run_in_background(self) -> None:
+        while not self._closed:
+            self.writer.journal.run()  # returns, too, when there is another one
+            with self.lock:
+                pass  # until there is
+
+    # Snapshots.
+
+    def snapshot_create(self, name: str) -> None:
+        store = self._store()
+        with self.lock:
+            self.commit()
+            store.create(name, self._terms.clock.wall())
+
+    def snapshots(self) -> list[Snapshot]:
+        return self._store().names()
+
+    def snapshot_rollback(self, name: str, then: Callable[[], None]) -> None:
+        store = self._store()
+        with self.lock:
+            volume = self.volume
+            volume.transfers.wait_until_quiet()
+            self.writer.journal.abandon()
+            try:
+                store.rollback(name)
+            finally:
+                self._open_again(volume)
+            then()
+
+    def snapshot_delete(self, name: str) -> None:
+        self._store().delete(name)
+
+    def _store(self) -> BlockSnapshots:
+        store = snapshots_of(self.volume.device)
+        if store is None or self._writer is None:
+            raise VfsError(Code.NOTSUPP, f"{self.volume.name} is served without an overlay")
+        return store
+
+    def _open_again(self, before: Volume) -> None:
+        """Forget everything, and look at what is on the device now."""
+        volume, _ = opening.ready_volume(before.device, before.name, self._terms)
+        self._read_from(volume)
+        for node in self._living.values():
+            if not node.reload():
+                self._let_go(node)
+        self.begin_writing()
+
+    # How full it is, and the end.
+
     def statistics(self) -> Statistics:
+        if self._writer is not None:
+            allocator = self._writer.allocator
+            return self._count(allocator.free_blocks, allocator.free_inodes)
         if self._statistics is None:
-            self._statistics = self._count()
+            self._statistics = self._count(*self.volume.free_blocks_and_inodes())
         return self._statistics
 
-    def _count(self) -> Statistics:
+    def _count(self, free: int, free_inodes: int) -> Statistics:
         superblock = self.volume.superblock
         bits = superblock.block_bits
         overhead = superblock.disk.s_overhead_blocks * superblock.cluster_blocks
         total = superblock.blocks_count
         if overhead < total:
             total -= overhead
-        free, free_inodes = self.volume.free_blocks_and_inodes()
         return Statistics(
             total_bytes=total << bits,
             free_bytes=free << bits,
@@ -146,133 +309,42 @@ class Ext4(FileSystem):
         )
 
     def close(self) -> None:
+        self._closed = True
+        try:
+            if self._writer is not None:
+                with self.lock:
+                    self.read_only = True
+                    self._writer.close()
+        except VfsError as error:
+            log.error("%s: not unmounted cleanly: %s", self.volume.name, error.detail)
+            raise
+        finally:
+            self.volume.device.close()
+
+    def abandon(self) -> None:
+        """Let go of it as if the process were killed here: nothing more is written."""
+        self._closed = True
+        if self._writer is not None:
+            self._writer.journal.abandon()
         self.volume.device.close()
 
 
-class Ext4Node(Node):
-    """One inode. What is derived from it is made when it is first needed, and kept with it."""
-
-    __slots__ = ("_attributes", "_directory", "_map", "filesystem", "handle", "inode")
-
-    filesystem: Ext4
-
-    def __init__(self, filesystem: Ext4, inode: Inode) -> None:
-        self.filesystem = filesystem
-        self.inode = inode
-        self.handle = _HANDLE.pack(inode.number, inode.disk.i_generation)
-        self._attributes = inodes.attributes_of(filesystem.volume, inode)
-        self._map: BlockMap | None = None
-        self._directory: Directory | None = None
-
-    def attributes(self) -> Attributes:
-        return self._attributes
-
-    # Files and symbolic links.
-
-    def read(self, offset: int, count: int) -> tuple[list[Buffer], bool]:
-        inode = self.inode
-        left = inode.size - offset
-        if left <= 0:
-            return [], True
-        at_end = count >= left
-        if at_end:
-            count = left
-        if count <= 0:
-            return [], at_end
-        volume = self.filesystem.volume
-        if inode.has_flag(layout.INLINE_DATA_FL):
-            return [self._inline_data()[offset : offset + count]], at_end
-        block_map = self._map
-        if block_map is None:
-            block_map = self._map = self.filesystem.maps.of(inode)
-        return file_data.read(volume.device, block_map, volume.block_bits, offset, count), at_end
-
-    def _inline_data(self) -> bytes:
-        """The whole contents of a file that is inside its inode."""
-        data = inodes.inline_data(self.filesystem.volume, self.inode)
-        if len(data) < self.inode.size:
-            raise self._damaged(f"holds {len(data)} bytes of {self.inode.size}")
-        return data[: self.inode.size]
-
-    def _damaged(self, how: str) -> VfsError:
-        return self.filesystem.volume.damaged(f"inode {self.inode.number}", how)
-
-    def readlink(self) -> bytes:
-        inode, volume = self.inode, self.filesystem.volume
-        if inode.size > volume.block_bytes:
-            raise self._damaged(f"is a symbolic link of {inode.size} bytes")
-        if inodes.symlink_is_inline(volume, inode) and not inode.has_flag(layout.INLINE_DATA_FL):
-            if inode.size >= len(inode.disk.i_block):
-                raise self._damaged(f"is a symbolic link of {inode.size} bytes without a block")
-            return inode.disk.i_block[: inode.size]
-        buffers, _ = self.read(0, inode.size)
-        return b"".join(buffers)
-
-    # Directories.
-
-    def _entries(self) -> Directory:
-        directory = self._directory
-        if directory is None:
-            directory = self._directory = Directory(self.filesystem.directories, self.inode)
-        return directory
-
-    def lookup(self, name: bytes) -> Ext4Node:
-        filesystem = self.filesystem
-        key = (self.inode.number, name)
-        node = filesystem.names.get(key)
-        if node is None:
-            number = self._entries().lookup(name)
-            if not number:
-                raise VfsError(Code.NOENT)
-            node = filesystem.named_node(number)
-            filesystem.names.put(key, node)
-        return node
-
-    def parent(self) -> Ext4Node:
-        if self.inode.number == layout.EXT4_ROOT_INO:
-            return self
-        node = self.filesystem.named_node(self._entries().parent())
-        if node.attributes().type is not FileType.DIRECTORY:
-            raise self._damaged(f"has a parent ({node.inode.number}) that is no directory")
-        return node
-
-    def entries(self, cookie: int, limit: int) -> list[Entry]:
-        found = self._entries().entries(cookie, limit)
-        for entry in found:
-            if entry.node is None:
-                entry.node = self._node_of(entry)
-        return found
-
-    def _node_of(self, entry: Entry) -> Ext4Node | None:
-        """The node of an entry; None if it is damaged: its name can be listed nevertheless."""
-        try:
-            return self.filesystem.named_node(entry.fileid)
-        except VfsError:
-            return None
-
-    # What changes something.
-
-    def set_attributes(self, changes: SetAttributes) -> None:
-        raise _read_only()
-
-    def write(self, offset: int, data: Sequence[Buffer]) -> int:
-        raise _read_only()
-
-    def create(self, name: bytes, new: NewNode) -> Node:
-        raise _read_only()
-
-    def link(self, name: bytes, node: Node) -> None:
-        raise _read_only()
-
-    def remove(self, name: bytes) -> None:
-        raise _read_only()
-
-    def rmdir(self, name: bytes) -> None:
-        raise _read_only()
-
-    def rename(self, name: bytes, target: Node, target_name: bytes) -> None:
-        raise _read_only()
-
-
-def _read_only() -> VfsError:
-    return VfsError(Code.ROFS, "images are only read")
+def _limits(superblock: Superblock) -> Limits:
+    disk = superblock.disk
+    has_large_files = disk.s_feature_ro_compat & layout.RO_COMPAT_LARGE_FILE
+    extents = disk.s_feature_incompat & layout.INCOMPAT_EXTENTS
+    pointer_bits = superblock.block_bits - 2
+    blocks = 1 << 32
+    if not extents:
+        blocks = min(blocks, 12 + (1 << pointer_bits) + (1 << 2 * pointer_bits))
+        blocks += 1 << 3 * pointer_bits
+    largest = min(blocks - 1, (1 << 32) - 1) << superblock.block_bits
+    return Limits(
+        link_count_max=_LINK_COUNT_MAX,
+        directory_link_count_max=(
+            None if disk.s_feature_ro_compat & layout.RO_COMPAT_DIR_NLINK else _LINK_COUNT_MAX
+        ),
+        acls=bool(disk.s_feature_compat & layout.COMPAT_EXT_ATTR),
+        file_bytes_max=largest if has_large_files else min(largest, _SMALL_FILE_BYTES_MAX),
+        time_granularity_ns=1 if superblock.inode_bytes > 128 else _SECOND_NS,
+    )

@@ -32,6 +32,8 @@ _END_OF_DIRECTORY: Final = 0xFFFF_FFFE
 
 _INITIAL: Final = (0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476)
 _TEA_DELTA: Final = 0x9E3779B9
+_FILLS: Final = tuple(bytes((length,)) * 32 for length in range(256))
+_UNPACK: Final = {count: struct.Struct(f">{count}I").unpack for count in (4, 8)}
 _ROUND2: Final = 0x5A827999
 _ROUND3: Final = 0x6ED9EBA1
 
@@ -70,8 +72,8 @@ class NameHash:
         return newer << 1 & MASK32, 0
 
     def _half_md4(self, name: bytes) -> Hash:
-        state = self._seed
-        for at in range(0, len(name), 32):
+        state = _half_md4_transform(self._seed, self._words(name, 8))
+        for at in range(32, len(name), 32):
             state = _half_md4_transform(state, self._words(name[at:], 8))
         return state[1], state[2]
 
@@ -86,12 +88,15 @@ class NameHash:
         """The first characters of `rest` as `count` big-endian words, filled up with its length."""
         if not self._unsigned and not rest.isascii():
             return _signed_words(rest, count)
-        fill = bytes((len(rest),))
-        some = rest[: 4 * count]
-        whole = len(some) & ~3
-        if whole < len(some):
-            some = some[:whole] + fill * (whole + 4 - len(some)) + some[whole:]
-        return struct.unpack(f">{count}I", some.ljust(4 * count, fill))
+        length = len(rest)
+        fill = _FILLS[length]
+        size = 4 * count
+        if length > size:
+            rest = rest[:size]
+        elif length & 3:
+            whole = length & ~3
+            rest = rest[:whole] + fill[: 4 - (length & 3)] + rest[whole:]
+        return _UNPACK[count](rest + fill[: size - len(rest)])
 
 
 def _signed_words(rest: bytes, count: int) -> _Words:

@@ -29,22 +29,69 @@ BlockAt = Callable[[int], bytes]
 """Gives a block of the directory by its logical number."""
 
 
-class Index:
-    """What the index of one directory says."""
+class Nodes:
+    """The blocks of one level of the index: each has the entries of the level below it, or the
+    leaves, that begin at its place in `starts`."""
 
-    __slots__ = ("hash_version", "hashes", "leaves", "parent")
+    __slots__ = ("blocks", "starts")
+
+    def __init__(self, blocks: array[int], starts: array[int]) -> None:
+        self.blocks = blocks
+        self.starts = starts
+
+    def copy(self) -> Nodes:
+        return Nodes(self.blocks[:], self.starts[:])
+
+    def node_of(self, at: int) -> int:
+        """Which of the blocks has the `at`-th entry."""
+        return bisect_right(self.starts, at) - 1
+
+
+class Index:
+    """What the index of one directory says.
+
+    `levels`: the blocks of the index itself, those just above the leaves first; the last is the
+    root, alone.
+    """
+
+    __slots__ = ("hash_version", "hashes", "leaves", "levels", "parent")
 
     def __init__(
-        self, parent: int, hash_version: int, hashes: array[int], leaves: array[int]
+        self,
+        parent: int,
+        hash_version: int,
+        hashes: array[int],
+        leaves: array[int],
+        levels: list[Nodes],
     ) -> None:
         self.parent = parent
         self.hash_version = hash_version
         self.hashes = hashes
         self.leaves = leaves
+        self.levels = levels
+
+    def copy(self) -> Index:
+        """One that can be changed."""
+        levels = [nodes.copy() for nodes in self.levels]
+        return Index(self.parent, self.hash_version, self.hashes[:], self.leaves[:], levels)
+
+    def leaf_of(self, major: int) -> int:
+        """The first leaf that may have names with this major hash."""
+        return bisect_right(self.hashes, major) - 1
+
+    def leaves_of(self, major: int) -> array[int]:
+        """The leaves that may have names with this major hash: more than one only if there are so
+        many that they do not fit into one."""
+        hashes = self.hashes
+        at = bisect_right(hashes, major)
+        end = at
+        while end < len(hashes) and hashes[end] == major | 1:
+            end += 1
+        return self.leaves[at - 1 : end]
 
     def group_of(self, major: int) -> int:
         """Where the leaves begin that have the names with this major hash."""
-        at = bisect_right(self.hashes, major) - 1
+        at = self.leaf_of(major)
         while at > 0 and self.hashes[at] & 1:
             at -= 1
         return at
@@ -85,21 +132,28 @@ class IndexReader:
         large = self._volume.superblock.disk.s_feature_incompat & layout.INCOMPAT_LARGEDIR
         if root.indirect_levels > (2 if large else 1):
             raise self._damaged(f"{root.indirect_levels} levels")
+        levels = [Nodes(array("I", [0]), array("I", [0]))]
         hashes, blocks = array("I"), array("I")
         self._add_entries(raw, layout.DX_ROOT_ENTRIES_OFFSET, 0, hashes, blocks)
         for _ in range(root.indirect_levels):
-            hashes, blocks = self._level_below(hashes, blocks)
+            hashes, blocks, starts = self._level_below(hashes, nodes := blocks)
+            levels.insert(0, Nodes(nodes, starts))
         self._check_leaves(hashes, blocks)
-        return Index(root.dotdot_inode, root.hash_version, hashes, blocks)
+        if not {block for nodes in levels for block in nodes.blocks}.isdisjoint(blocks):
+            raise self._damaged("blocks that are leaves as well")
+        return Index(root.dotdot_inode, root.hash_version, hashes, blocks, levels)
 
-    def _level_below(self, above: array[int], nodes: array[int]) -> tuple[array[int], array[int]]:
-        """The entries of all index blocks `nodes`."""
-        hashes, blocks = array("I"), array("I")
+    def _level_below(
+        self, above: array[int], nodes: array[int]
+    ) -> tuple[array[int], array[int], array[int]]:
+        """The entries of all index blocks `nodes`, and where those of each begin."""
+        hashes, blocks, starts = array("I"), array("I"), array("I")
         self._check_leaves(above, nodes)
         for first, block in zip(above, nodes, strict=True):
             raw = self._block_at(block)
+            starts.append(len(hashes))
             self._add_entries(raw, layout.DX_NODE_ENTRIES_OFFSET, first, hashes, blocks)
-        return hashes, blocks
+        return hashes, blocks, starts
 
     def _add_entries(
         self, raw: bytes, offset: int, first: int, hashes: array[int], blocks: array[int]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 from appliance.fsimage.ext4 import layout, xattr
 from appliance.fsimage.ext4.crc import crc32c
 from appliance.fsimage.ext4.layout import ext4_inode
 from appliance.fsimage.ext4.volume import Volume
+from appliance.vfs.acl import Acl
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.interface import Attributes, FileType
 
@@ -15,19 +17,52 @@ _TYPES: Final = {int(each): each for each in FileType}
 
 _SECOND: Final = 1_000_000_000
 _SIGN: Final = 0x8000_0000
+_MASK16: Final = 0xFFFF
+_MASK32: Final = 0xFFFF_FFFF
+_MASK48: Final = (1 << 48) - 1
 _MASK64: Final = (1 << 64) - 1
+
+_SECONDS_MIN: Final = -(1 << 31)
+_SECONDS_MAX: Final = (1 << 31) - 1
+_SECONDS_MAX_WITH_EPOCH: Final = (1 << 34) - (1 << 31) - 1
+"""The ends of the times that fit: in 1901; in 2038, or 2446 with the two bits in i_*time_extra."""
+
+
+_DEVICE_MASK: Final = 0o130000
+_DEVICE: Final = FileType.CHARACTER_DEVICE << 12
+"""Both kinds of devices are this, with or without one more bit."""
+
+_put16: Final = struct.Struct("<H").pack_into
 
 
 class Inode:
     """An inode as it is on disk: its fields in `disk`, and in `body` what comes after them."""
 
-    __slots__ = ("body", "disk", "number", "size")
+    __slots__ = ("_seed", "body", "disk", "number", "place", "size")
 
-    def __init__(self, number: int, disk: ext4_inode, body: bytes, size: int) -> None:
+    def __init__(
+        self, number: int, disk: ext4_inode, body: bytes, size: int, place: tuple[int, int]
+    ) -> None:
         self.number = number
         self.disk = disk
         self.body = body
         self.size = size
+        self.place = place
+        """Its block of the inode table, and the offset in it."""
+        self._seed: int | None = None
+
+    def seed(self, volume: Volume) -> int:
+        """The seed for the checksums of the blocks that belong to it."""
+        seed = self._seed
+        if seed is None:
+            seed = self._seed = volume.inode_seed(self.number, self.disk.i_generation)
+        return seed
+
+    def copy(self) -> Inode:
+        """Another one, to be changed."""
+        copy = Inode(self.number, self.disk.copy(), self.body, self.size, self.place)
+        copy._seed = self._seed
+        return copy
 
     @property
     def type(self) -> FileType:
@@ -56,19 +91,20 @@ def read(volume: Volume, number: int) -> Inode:
     return inode
 
 
-def read_any(volume: Volume, number: int) -> Inode:
-    """The same, also of the inodes that the file system keeps for itself; `number` exists."""
-    block, offset = volume.inode_location(number)
+def read_any(volume: Volume, number: int, *, unlinked: bool = False) -> Inode:
+    """The same, also of the inodes that the file system keeps for itself; `number` exists. With
+    `unlinked` also of those that have no name any more."""
+    place = block, offset = volume.inode_location(number)
     raw = volume.block(block)[offset : offset + volume.superblock.inode_bytes]
-    inode = decode(volume, number, raw)
-    problem = _problem(volume, inode, raw)
+    inode = decode(volume, number, raw, place)
+    problem = _problem(volume, inode, raw, unlinked)
     if problem:
         raise volume.damaged(f"inode {number}", problem)
     return inode
 
 
-def decode(volume: Volume, number: int, raw: bytes) -> Inode:
-    """The inode in `raw`, not yet checked."""
+def decode(volume: Volume, number: int, raw: bytes, place: tuple[int, int] = (0, 0)) -> Inode:
+    """The inode in `raw`, which comes from `place`; not yet checked."""
     if len(raw) == layout.GOOD_OLD_INODE_SIZE:
         disk, body = ext4_inode.decode(raw.ljust(ext4_inode.SIZE, b"\0")), b""
     else:
@@ -83,17 +119,17 @@ def decode(volume: Volume, number: int, raw: bytes) -> Inode:
         volume.superblock.disk.s_feature_incompat & layout.INCOMPAT_LARGEDIR
     ):
         size |= disk.i_size_high << 32
-    return Inode(number, disk, body, size)
+    return Inode(number, disk, body, size, place)
 
 
-def _problem(volume: Volume, inode: Inode, raw: bytes) -> str:
+def _problem(volume: Volume, inode: Inode, raw: bytes, unlinked: bool) -> str:
     """Why `inode` cannot be used, in words. STALE is raised for one that is just not in use."""
     disk = inode.disk
     if volume.has_metadata_csum and not checksum_is_right(volume, inode, raw):
         if not any(raw):
             raise VfsError(Code.STALE, f"inode {inode.number} was never used")
         return "has a wrong checksum"
-    if disk.i_links_count == 0:
+    if disk.i_links_count == 0 and not unlinked:
         raise VfsError(Code.STALE, f"inode {inode.number} is free")
     if disk.i_extra_isize > len(raw) - layout.GOOD_OLD_INODE_SIZE and disk.i_extra_isize:
         return f"has {disk.i_extra_isize} bytes of extra fields"
@@ -120,18 +156,148 @@ def checksum_is_right(volume: Volume, inode: Inode, raw: bytes) -> bool:
 
 def seed_of(volume: Volume, inode: Inode) -> int:
     """The seed for the checksums of the blocks that belong to `inode`."""
-    return volume.inode_seed(inode.number, inode.disk.i_generation)
+    return inode.seed(volume)
+
+
+# --- writing -----------------------------------------------------------------
+
+
+def encode_into(volume: Volume, inode: Inode, table: bytearray) -> None:
+    """Put `inode` into its block of the inode table, with its checksum. Fields that are not known
+    here stay."""
+    disk, size = inode.disk, inode.size
+    _, offset = inode.place
+    disk.i_size_lo = size & _MASK32
+    if disk.i_mode >> 12 != FileType.DIRECTORY or size >> 32:
+        disk.i_size_high = size >> 32
+    disk.i_checksum_lo = disk.i_checksum_hi = 0
+    inode_bytes = volume.superblock.inode_bytes
+    end = layout.GOOD_OLD_INODE_SIZE
+    if inode_bytes > end:
+        end += disk.i_extra_isize
+    if end >= ext4_inode.SIZE:
+        disk.encode_into(table, offset)
+    else:
+        fields = bytearray(ext4_inode.SIZE)
+        disk.encode_into(fields, 0)
+        table[offset : offset + end] = fields[:end]
+    assert end + len(inode.body) == inode_bytes
+    table[offset + end : offset + inode_bytes] = inode.body
+    if volume.has_metadata_csum:
+        raw = bytes(table[offset : offset + inode_bytes])
+        checksum = crc32c(inode.seed(volume), raw)
+        _put16(table, offset + layout.I_CHECKSUM_LO_OFFSET, checksum & _MASK16)
+        if end >= layout.I_CHECKSUM_HI_OFFSET + 2 and inode_bytes > layout.GOOD_OLD_INODE_SIZE:
+            _put16(table, offset + layout.I_CHECKSUM_HI_OFFSET, checksum >> 16)
+
+
+def add_blocks(volume: Volume, inode: Inode, count: int) -> None:
+    """Count `count` more (or fewer) blocks of the file system in i_blocks."""
+    disk = inode.disk
+    if not volume.superblock.disk.s_feature_ro_compat & layout.RO_COMPAT_HUGE_FILE:
+        blocks = disk.i_blocks_lo + (count << volume.block_bits - 9)
+        disk.i_blocks_lo = min(max(0, blocks), _MASK32)  # what was there may be damaged
+        return
+    blocks = disk.i_blocks_lo | disk.i_blocks_high << 32
+    if disk.i_flags & layout.HUGE_FILE_FL:
+        blocks = max(0, blocks + count)
+    else:
+        blocks = max(0, blocks + (count << volume.block_bits - 9))
+        if blocks >> 48:  # from here on whole blocks are counted
+            disk.i_flags |= layout.HUGE_FILE_FL
+            blocks >>= volume.block_bits - 9
+    blocks = min(blocks, _MASK48)
+    disk.i_blocks_lo, disk.i_blocks_high = blocks & _MASK32, blocks >> 32
+
+
+class Now:
+    """One instant, for all times of an operation: encoded once."""
+
+    __slots__ = ("encoded", "ns")
+
+    def __init__(self, ns: int) -> None:
+        self.ns = ns
+        seconds, nanoseconds = divmod(ns, _SECOND)
+        self.encoded = (seconds, nanoseconds << 2)
+        """As it is in two fields of an inode, if it has the second and this is before 2038."""
+        if not 0 <= seconds <= _SECONDS_MAX:
+            self.encoded = (-1, 0)
+
+
+def begin(inode: Inode, now_ns: int) -> None:
+    """It is new: all its times are this one."""
+    disk = inode.disk
+    seconds, extra = encoded_time(inode, now_ns)
+    disk.i_atime = disk.i_ctime = disk.i_mtime = disk.i_crtime = seconds
+    disk.i_atime_extra = disk.i_ctime_extra = disk.i_mtime_extra = disk.i_crtime_extra = extra
+    disk.i_version = 1
+
+
+def touch(inode: Inode, now: Now) -> None:
+    """Something about it changes: i_version goes up, and ctime, as far as its resolution allows:
+    strictly, or else it stays at least."""
+    disk = inode.disk
+    if (
+        disk.i_extra_isize
+        and (disk.i_ctime, disk.i_ctime_extra) < now.encoded
+        and (not disk.i_ctime_extra & 3)
+    ):  # which is nearly always: the time before was of our days, too
+        disk.i_ctime, disk.i_ctime_extra = now.encoded
+    else:
+        before, now_ns = time_ns(disk.i_ctime, disk.i_ctime_extra), now.ns
+        if now_ns <= before:
+            now_ns = before + 1 if disk.i_extra_isize else before
+        disk.i_ctime, disk.i_ctime_extra = encoded_time(inode, now_ns)
+    if disk.i_version < _MASK32:
+        disk.i_version += 1
+    else:
+        disk.i_version, disk.i_version_hi = 0, disk.i_version_hi + 1 & _MASK32
+
+
+def modify(inode: Inode, now: Now) -> None:
+    """Its content changes: the mtime is the new ctime."""
+    touch(inode, now)
+    disk = inode.disk
+    disk.i_mtime, disk.i_mtime_extra = disk.i_ctime, disk.i_ctime_extra
+
+
+def set_mtime(inode: Inode, value_ns: int) -> None:
+    """Change the time of the last modification."""
+    inode.disk.i_mtime, inode.disk.i_mtime_extra = encoded_time(inode, value_ns)
+
+
+def set_atime(inode: Inode, value_ns: int) -> None:
+    """Change the time of the last access."""
+    inode.disk.i_atime, inode.disk.i_atime_extra = encoded_time(inode, value_ns)
+
+
+def encoded_time(inode: Inode, value_ns: int) -> tuple[int, int]:
+    """A time as it is kept in an inode, in two fields; the nearest one that can be kept."""
+    seconds, nanoseconds = divmod(value_ns, _SECOND)
+    has_extra = inode.disk.i_extra_isize
+    if 0 <= seconds <= _SECONDS_MAX:  # which is nearly always
+        return seconds, nanoseconds << 2 if has_extra else 0
+    if not has_extra:
+        return min(max(seconds, _SECONDS_MIN), _SECONDS_MAX) & _MASK32, 0
+    if not _SECONDS_MIN <= seconds <= _SECONDS_MAX_WITH_EPOCH:
+        nanoseconds = 0
+        seconds = min(max(seconds, _SECONDS_MIN), _SECONDS_MAX_WITH_EPOCH)
+    low = seconds & _MASK32
+    signed = low - (1 << 32) if low & _SIGN else low
+    return low, nanoseconds << 2 | (seconds - signed >> 32 & 3)
 
 
 # --- what it says ------------------------------------------------------------
 
 
-def attributes_of(volume: Volume, inode: Inode) -> Attributes:
-    """The attributes of an inode."""
+def attributes_of(
+    volume: Volume, inode: Inode, acl: Acl | None = None, default_acl: Acl | None = None
+) -> Attributes:
+    """The attributes of an inode that has these lists (xattr_reader.py)."""
     disk = inode.disk
     mode = disk.i_mode
     ctime_ns = time_ns(disk.i_ctime, disk.i_ctime_extra)
-    device = mode >> 12 in (FileType.BLOCK_DEVICE, FileType.CHARACTER_DEVICE)
+    device = mode & _DEVICE_MASK == _DEVICE
     return Attributes(
         _TYPES[mode >> 12],
         mode & 0o7777,
@@ -146,6 +312,8 @@ def attributes_of(volume: Volume, inode: Inode) -> Attributes:
         time_ns(disk.i_mtime, disk.i_mtime_extra),
         ctime_ns,
         ctime_ns + (disk.i_version | disk.i_version_hi << 32) & _MASK64,
+        acl,
+        default_acl,
     )
 
 
@@ -182,6 +350,17 @@ def rdev_of(i_block: bytes) -> tuple[int, int]:
         return old >> 8 & 0xFF, old & 0xFF
     new = int.from_bytes(i_block[4:8], "little")
     return new >> 8 & 0xFFF, new & 0xFF | new >> 12 & 0xFFF00
+
+
+def encoded_rdev(major: int, minor: int) -> bytes:
+    """The i_block of a device. INVAL: the numbers do not fit."""
+    if major >> 12 or minor >> 20:
+        raise VfsError(Code.INVAL, f"device {major}:{minor}")
+    if major < 256 and minor < 256:
+        words = major << 8 | minor, 0
+    else:
+        words = 0, minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
+    return struct.pack("<II52x", *words)
 
 
 def inline_data(volume: Volume, inode: Inode) -> bytes:

@@ -21,6 +21,7 @@ from appliance.fsimage.ext4.record import (
     record,
 )
 from appliance.fsimage.ext4.record import u8 as le8
+from appliance.vfs.interface import FileType
 
 bytes16 = Annotated[bytes, "<16s"]
 bytes60 = Annotated[bytes, "<60s"]
@@ -33,9 +34,11 @@ EXT4_SUPER_MAGIC: Final = 0xEF53
 
 COMPAT_IMAGIC_INODES: Final = 0x0002
 COMPAT_HAS_JOURNAL: Final = 0x0004
+COMPAT_EXT_ATTR: Final = 0x0008
 COMPAT_RESIZE_INODE: Final = 0x0010
 COMPAT_DIR_INDEX: Final = 0x0020
 COMPAT_SPARSE_SUPER2: Final = 0x0200
+COMPAT_FAST_COMMIT: Final = 0x0400
 COMPAT_ORPHAN_FILE: Final = 0x1000
 
 INCOMPAT: Final = {
@@ -70,16 +73,39 @@ INCOMPAT_LARGEDIR: Final = 0x04000
 INCOMPAT_INLINE_DATA: Final = 0x08000
 INCOMPAT_CASEFOLD: Final = 0x20000
 
+RO_COMPAT: Final = {
+    0x00001: "sparse_super",
+    0x00002: "large_file",
+    0x00008: "huge_file",
+    0x00010: "uninit_bg",
+    0x00020: "dir_nlink",
+    0x00040: "extra_isize",
+    0x00100: "quota",
+    0x00200: "bigalloc",
+    0x00400: "metadata_csum",
+    0x00800: "replica",
+    0x01000: "read-only",
+    0x02000: "project",
+    0x04000: "shared_blocks",
+    0x08000: "verity",
+    0x10000: "orphan_present",
+}
 RO_COMPAT_SPARSE_SUPER: Final = 0x0001
 RO_COMPAT_LARGE_FILE: Final = 0x0002
 RO_COMPAT_HUGE_FILE: Final = 0x0008
 RO_COMPAT_GDT_CSUM: Final = 0x0010
 RO_COMPAT_DIR_NLINK: Final = 0x0020
+RO_COMPAT_EXTRA_ISIZE: Final = 0x0040
 RO_COMPAT_BIGALLOC: Final = 0x0200
 RO_COMPAT_METADATA_CSUM: Final = 0x0400
 RO_COMPAT_ORPHAN_PRESENT: Final = 0x10000
 
+S_LAST_MOUNTED_END: Final = 0x0C8
+"""The last path where it was mounted: a text that ends with a zero, in 64 bytes up to here."""
+S_CHECKSUM_OFFSET: Final = 0x3FC
+
 FLAGS_UNSIGNED_HASH: Final = 0x0002
+STATE_VALID_FS: Final = 0x0001
 STATE_ERROR_FS: Final = 0x0002
 
 
@@ -98,6 +124,7 @@ class ext4_super_block(Record):
     s_inodes_per_group: le32 = at(0x028)
     s_mtime: le32 = at(0x02C)
     s_wtime: le32 = at(0x030)
+    s_mnt_count: le16 = at(0x034)
     s_magic: le16 = at(0x038)
     s_state: le16 = at(0x03A)
     s_creator_os: le32 = at(0x048)
@@ -128,6 +155,9 @@ class ext4_super_block(Record):
     s_mmp_block: le64 = at(0x168)
     s_log_groups_per_flex: le8 = at(0x174)
     s_checksum_type: le8 = at(0x175)
+    s_error_count: le32 = at(0x194)
+    s_first_error_time: le32 = at(0x198)
+    s_last_error_time: le32 = at(0x1CC)
     s_usr_quota_inum: le32 = at(0x240)
     s_grp_quota_inum: le32 = at(0x244)
     s_overhead_blocks: le32 = at(0x248)
@@ -180,6 +210,7 @@ EXT4_ROOT_INO: Final = 2
 EXT4_RESIZE_INO: Final = 7
 EXT4_JOURNAL_INO: Final = 8
 
+ENCRYPT_FL: Final = 0x0000_0800
 INDEX_FL: Final = 0x0000_1000
 IMAGIC_FL: Final = 0x0000_2000
 HUGE_FILE_FL: Final = 0x0004_0000
@@ -189,6 +220,8 @@ INLINE_DATA_FL: Final = 0x1000_0000
 CASEFOLD_FL: Final = 0x4000_0000
 
 GOOD_OLD_INODE_SIZE: Final = 128
+I_LINKS_COUNT_OFFSET: Final = 0x1A
+I_GENERATION_OFFSET: Final = 0x64
 I_CHECKSUM_LO_OFFSET: Final = 0x7C
 I_CHECKSUM_HI_OFFSET: Final = 0x82
 
@@ -266,6 +299,17 @@ class ext4_extent(Record):
 
 DIR_TAIL_FILE_TYPE: Final = 0xDE
 
+FILE_TYPES: Final[dict[int, int]] = {
+    FileType.REGULAR: 1,
+    FileType.DIRECTORY: 2,
+    FileType.CHARACTER_DEVICE: 3,
+    FileType.BLOCK_DEVICE: 4,
+    FileType.FIFO: 5,
+    FileType.SOCKET: 6,
+    FileType.SYMLINK: 7,
+}
+"""What file_type of an entry says, by the upper four bits of i_mode."""
+
 
 @record(size=8)
 class ext4_dir_entry_2(Record):
@@ -332,6 +376,11 @@ class dx_tail(Record):
 # --- Extended Attributes -----------------------------------------------------
 
 XATTR_MAGIC: Final = 0xEA02_0000
+XATTR_INDEX_USER: Final = 1
+XATTR_INDEX_POSIX_ACL_ACCESS: Final = 2
+XATTR_INDEX_POSIX_ACL_DEFAULT: Final = 3
+XATTR_INDEX_TRUSTED: Final = 4
+XATTR_INDEX_SECURITY: Final = 6
 XATTR_INDEX_SYSTEM: Final = 7
 
 

@@ -7,13 +7,14 @@ A record is a class whose fields have a type and the offset that the document gi
         eh_magic: le16 = at(0x00)
         eh_entries: le16 = at(0x02)
 
-`decode(buffer, offset)` makes one from bytes; `encode_into(buffer, offset)` puts its fields back.
+`decode(buffer, offset)` makes one from bytes; `encode_into(buffer, offset)` puts its fields back;
+`copy()` makes another one.
 *Patch, do not rebuild*: encoding touches declared fields only, so that bytes between them, which
 belong to features that we do not know, survive. Fields that overlap, stand in the wrong order or
 reach beyond the record are an assertion at import.
 
-The source of `encode_into` is generated, and registered with linecache, so that tracebacks and
-help() show it.
+The source of `encode_into` and `copy` is generated, and registered with linecache, so that
+tracebacks and help() show it.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ class Record:
     encode_into: ClassVar[Callable[[Any, bytearray, int], None]]
     """`encode_into(buffer, offset)`: put the fields there, and touch nothing between them."""
 
+    copy: ClassVar[Callable[[Self], Self]]
+    """Another one with the same fields."""
+
     @classmethod
     def decode(cls, buffer: Buffer, offset: int = 0) -> Self:
         """The record at `offset`."""
@@ -83,6 +87,7 @@ def record(size: int) -> Callable[[type[T]], type[T]]:
         declared = _fields_of(made, size)
         made.STRUCT = _struct(declared, size)
         made.encode_into = _encoder(cls.__name__, declared)
+        made.copy = _copier(made, declared)
         result: type[T] = made
         return result
 
@@ -123,12 +128,25 @@ def _encoder(record_name: str, declared: list[tuple[str, int, str]]) -> Any:
         scope[f"pack_{first}"] = Struct(order + "".join(code for _, code in run)).pack_into
         names = ", ".join(f"self.{name}" for name, _ in run)
         lines.append(f"    pack_{first}(buffer, offset + {offset:#x}, {names})")
+    return _compiled(f"<record {record_name}>", lines, scope)
+
+
+def _copier(cls: Any, declared: list[tuple[str, int, str]]) -> Any:
+    """Copies field by field: half of the time of the constructor with all its arguments."""
+    scope: dict[str, Any] = {"cls": cls, "new": object.__new__}
+    lines = ["def copy(self):", "    made = new(cls)"]
+    lines += [f"    made.{name} = self.{name}" for name, _, _ in declared]
+    return _compiled(f"<copy of {cls.__name__}>", [*lines, "    return made"], scope)
+
+
+def _compiled(filename: str, lines: list[str], scope: dict[str, Any]) -> Any:
+    """The function that `lines` define."""
     source = "\n".join([*lines, ""])
-    filename = f"<record {record_name}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
     exec(compile(source, filename, "exec"), scope)
-    scope["encode_into"].__doc__ = source
-    return scope["encode_into"]
+    made = scope[lines[0].removeprefix("def ").partition("(")[0]]
+    made.__doc__ = source
+    return made
 
 
 def _runs(

@@ -34,13 +34,37 @@ _INCOMPAT_READ: Final = (
 """What can be read here. An RO_COMPAT feature never has to be known for reading: that is what the
 word means."""
 
+_INCOMPAT_WRITE: Final = (
+    layout.INCOMPAT_FILETYPE
+    | layout.INCOMPAT_RECOVER
+    | layout.INCOMPAT_EXTENTS
+    | layout.INCOMPAT_64BIT
+    | layout.INCOMPAT_FLEX_BG
+    | layout.INCOMPAT_CSUM_SEED
+    | layout.INCOMPAT_LARGEDIR
+)
+_RO_COMPAT_WRITE: Final = (
+    layout.RO_COMPAT_SPARSE_SUPER
+    | layout.RO_COMPAT_LARGE_FILE
+    | layout.RO_COMPAT_HUGE_FILE
+    | layout.RO_COMPAT_GDT_CSUM
+    | layout.RO_COMPAT_DIR_NLINK
+    | layout.RO_COMPAT_EXTRA_ISIZE
+    | layout.RO_COMPAT_METADATA_CSUM
+    | layout.RO_COMPAT_ORPHAN_PRESENT
+)
+"""What can be written here. Who knows only the rest of a file system would damage it."""
+
+_REMOVABLE: Final = frozenset({"mmp", "quota", "project", "fast_commit", "read-only", "casefold"})
+"""What tune2fs (1.47) takes away from a file system; casefold only if no directory has it."""
+
+_MOUNT_IT: Final = "mount it through a loop device, and serve that with --directory"
+
 _E2FSCK: Final = "check a copy of it with e2fsck -f"
 
 
-def _feature_names(bits: int) -> list[str]:
-    return [
-        layout.INCOMPAT.get(1 << bit, f"FEATURE_I{bit}") for bit in range(32) if bits & 1 << bit
-    ]
+def _feature_names(bits: int, names: dict[int, str], letter: str = "I") -> list[str]:
+    return [names.get(1 << bit, f"FEATURE_{letter}{bit}") for bit in range(32) if bits & 1 << bit]
 
 
 class Superblock:
@@ -62,6 +86,7 @@ class Superblock:
         self.reserved_blocks: Final = disk.s_r_blocks_count_lo | (
             disk.s_r_blocks_count_hi << 32 if is_64bit else 0
         )
+        self.is_64bit: Final = bool(is_64bit)
         self.desc_bytes: Final = disk.s_desc_size if is_64bit else 32
         self.inode_bytes: Final = (
             disk.s_inode_size if disk.s_rev_level else layout.GOOD_OLD_INODE_SIZE
@@ -88,6 +113,29 @@ class Superblock:
     def needs_recovery(self) -> bool:
         """Whether the journal has something to replay."""
         return bool(self.disk.s_feature_incompat & layout.INCOMPAT_RECOVER)
+
+    @property
+    def has_journal(self) -> bool:
+        """Whether there is a journal, wherever it is."""
+        return bool(self.disk.s_feature_compat & layout.COMPAT_HAS_JOURNAL)
+
+    @property
+    def why_not_written(self) -> str:
+        """Why this file system can be read, but not written; empty if it can."""
+        disk = self.disk
+        names = _feature_names(disk.s_feature_incompat & ~_INCOMPAT_WRITE, layout.INCOMPAT)
+        ro_compat = disk.s_feature_ro_compat & ~_RO_COMPAT_WRITE
+        names += _feature_names(ro_compat, layout.RO_COMPAT, "R")
+        if disk.s_feature_compat & layout.COMPAT_FAST_COMMIT:
+            names.append("fast_commit")
+        if names:
+            remedy = f"to write to it, {_MOUNT_IT}"
+            if _REMOVABLE.issuperset(names):
+                remedy = f"tune2fs -O ^{',^'.join(names)} removes what nobody needs of it"
+            return f"it uses {', '.join(names)}, which cannot be written here ({remedy})"
+        if self.has_journal and not disk.s_journal_inum:
+            return "its journal is on another device"
+        return ""
 
     @property
     def fsid(self) -> int:
@@ -150,13 +198,15 @@ class Superblock:
         return superblock
 
     @classmethod
-    def parse(cls, raw: bytes) -> Superblock:
-        """The superblock in these bytes."""
+    def parse(cls, raw: bytes, *, trusted: bool = False) -> Superblock:
+        """The superblock in these bytes; `trusted`: whatever its checksum says."""
         disk = ext4_super_block.decode(raw)
         if disk.s_magic != layout.EXT4_SUPER_MAGIC:
             raise ImageError("not an ext2, ext3 or ext4 file system")
-        if disk.s_feature_ro_compat & layout.RO_COMPAT_METADATA_CSUM and (
-            disk.s_checksum_type != 1 or disk.s_checksum != superblock_checksum(raw)
+        if (
+            disk.s_feature_ro_compat & layout.RO_COMPAT_METADATA_CSUM
+            and not trusted
+            and (disk.s_checksum_type != 1 or disk.s_checksum != superblock_checksum(raw))
         ):
             raise ImageError(
                 "the checksum of the superblock is wrong",
@@ -218,12 +268,11 @@ def _check_features(disk: ext4_super_block) -> None:
     incompat = disk.s_feature_incompat
     if incompat & layout.INCOMPAT_JOURNAL_DEV:
         raise ImageError("this is the external journal of a file system, not the file system")
-    unknown = _feature_names(incompat & ~_INCOMPAT_READ)
+    unknown = _feature_names(incompat & ~_INCOMPAT_READ, layout.INCOMPAT)
     if unknown:
         raise ImageError(
             f"the file system uses what cannot be read here: {', '.join(unknown)}",
-            f"tune2fs -O ^{',^'.join(unknown)} may remove it from a copy; or mount the image"
-            " through a loop device and serve it with --directory",
+            _MOUNT_IT,
         )
 
 

@@ -8,7 +8,8 @@ knows what it should be; `damaged` makes the error, and the sentence in the log.
 from __future__ import annotations
 
 import struct
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
 
 from appliance import limits
 from appliance.fsimage.device import BlockDevice
@@ -17,12 +18,25 @@ from appliance.fsimage.ext4.cache import Cache
 from appliance.fsimage.ext4.crc import crc16, crc32c
 from appliance.fsimage.ext4.layout import ext4_group_desc
 from appliance.fsimage.ext4.superblock import Superblock
+from appliance.fsimage.ext4.transfers import Transfers
 from appliance.trace import log
 from appliance.vfs.errors import Code, VfsError
 
 
+class OwnBlocks(Protocol):
+    """Which blocks the file system has for itself (groups.Metadata)."""
+
+    def is_in(self, first: int, count: int) -> bool:
+        """Whether some of these are of it."""
+
+
 class Volume:
-    """A device, its superblock, and the metadata blocks read from it."""
+    """A device, its superblock, and the metadata blocks read from it.
+
+    Two kinds of damage. What is wrong with one file, directory or inode is an error of that object
+    (`damaged`). What is wrong with something that belongs to all, such as a bitmap, is not to be
+    trusted any more (`distrusted`): whoever writes is told, and stops.
+    """
 
     def __init__(self, device: BlockDevice, superblock: Superblock, name: str) -> None:
         self.device: Final = device
@@ -34,10 +48,19 @@ class Volume:
         self.seed: Final = superblock.checksum_seed
         self._first_block: Final = superblock.disk.s_first_data_block
         self._blocks: Final[Cache[int, bytes]] = Cache(limits.METADATA_CACHE_BYTES_MAX, len)
-        self._groups: Final[Cache[int, ext4_group_desc]] = Cache(
-            limits.METADATA_CACHE_BYTES_MAX // 512
-        )
+        self._groups: Final[Cache[int, ext4_group_desc]] = Cache(limits.GROUPS_CACHE_MAX)
+        self._inodes_per_group: Final = superblock.disk.s_inodes_per_group
+        self._inode_bytes: Final = superblock.inode_bytes
+        self._inode_tables: Final[dict[int, int]] = {}
+        self._group_seeds: Final[dict[int, int]] = {}
         self._complaints: Final[set[str]] = set()
+        self.transfers: Final = Transfers()
+        self.unwritten: Final[dict[int, bytes]] = {}
+        """Blocks that were changed, and have not come to their place on the device yet."""
+        self.own_blocks: OwnBlocks | None = None
+        """Known where it is written."""
+        self.distrust: Callable[[str], None] = _nobody_writes
+        """Told what cannot be trusted any more."""
 
     # Blocks.
 
@@ -45,15 +68,38 @@ class Volume:
         """Whether these block numbers can hold something."""
         return self._first_block <= first and first + count <= self.superblock.blocks_count
 
+    def may_be_in_file(self, first: int, count: int = 1) -> bool:
+        """Whether a file may have these blocks: they exist, and are not the file system's own."""
+        own = self.own_blocks
+        return self.has_blocks(first, count) and (own is None or not own.is_in(first, count))
+
     def block(self, number: int) -> bytes:
         """A metadata block. It is never changed: who wants to, makes another one."""
-        block = self._blocks.get(number)
+        block = self.unwritten.get(number) or self._blocks.get(number)
         if block is None:
             if not 0 <= number < self.superblock.blocks_count:
                 raise self.damaged(f"block {number}", "is beyond the end")
             block = self.device.read(number << self.block_bits, self.block_bytes)
             self._blocks.put(number, block)
         return block
+
+    def publish(self, blocks: Mapping[int, bytes]) -> None:
+        """From now on these are the contents of these blocks, whatever the device has."""
+        self.unwritten.update(blocks)
+
+    def written(self, blocks: Mapping[int, bytes]) -> None:
+        """These have come to the device."""
+        unwritten = self.unwritten
+        for number, block in blocks.items():
+            if unwritten.get(number) is block:
+                self._blocks.put(number, block)
+                unwritten.pop(number, None)
+
+    def forget(self, first: int, count: int) -> None:
+        """These blocks have no metadata any more."""
+        for number in range(first, first + count):
+            self.unwritten.pop(number, None)
+            self._blocks.forget(number)
 
     def damaged(self, what: str, how: str) -> VfsError:
         """The error to raise for something that is not as it should be; it is logged once."""
@@ -62,6 +108,12 @@ class Volume:
             self._complaints.add(sentence)
             log.warning("%s", sentence)
         return VfsError(Code.IO, sentence)
+
+    def distrusted(self, what: str, how: str) -> VfsError:
+        """The same for something that belongs to all: nothing more is written."""
+        error = self.damaged(what, how)
+        self.distrust(error.detail)
+        return error
 
     # Block groups.
 
@@ -73,6 +125,10 @@ class Volume:
             self._groups.put(index, group)
         return group
 
+    def publish_group(self, index: int, group: ext4_group_desc) -> None:
+        """The descriptor of a group has become this one."""
+        self._groups.put(index, group)
+
     def _read_group(self, index: int) -> ext4_group_desc:
         superblock = self.superblock
         size = superblock.desc_bytes
@@ -83,32 +139,45 @@ class Volume:
         if (self.has_metadata_csum or superblock.has_gdt_csum) and (
             group.bg_checksum != self.group_checksum(index, raw)
         ):
-            raise self.damaged(f"group descriptor {index}", "has a wrong checksum")
+            raise self.distrusted(f"group descriptor {index}", "has a wrong checksum")
         table_bytes = superblock.disk.s_inodes_per_group * superblock.inode_bytes
         table_blocks = table_bytes + self.block_bytes - 1 >> self.block_bits
         if not self.has_blocks(inode_table_of(group), table_blocks):
-            raise self.damaged(f"group descriptor {index}", "has its inode table out of range")
+            raise self.distrusted(f"group descriptor {index}", "has its inode table out of range")
         return group
 
     def group_checksum(self, index: int, raw: bytes) -> int:
         """What bg_checksum of the descriptor `raw` has to be."""
-        number = struct.pack("<I", index)
         at = layout.BG_CHECKSUM_OFFSET
         if self.has_metadata_csum:
-            blank = raw[:at] + b"\0\0" + raw[at + 2 :]
-            return crc32c(crc32c(self.seed, number), blank) & 0xFFFF
-        uuid = self.superblock.disk.s_uuid
+            seed = self._group_seeds.get(index)
+            if seed is None:
+                seed = self._group_seed(index)
+            return crc32c(seed, raw[:at] + b"\0\0" + raw[at + 2 :]) & 0xFFFF
+        number, uuid = struct.pack("<I", index), self.superblock.disk.s_uuid
         return crc16(0xFFFF, uuid + number + raw[:at] + raw[at + 2 :])
+
+    def _group_seed(self, index: int) -> int:
+        if len(self._group_seeds) >= limits.GROUPS_CACHE_MAX:
+            self._group_seeds.clear()
+        seed = self._group_seeds[index] = crc32c(self.seed, struct.pack("<I", index))
+        return seed
 
     # Inodes.
 
     def inode_location(self, number: int) -> tuple[int, int]:
         """Block and offset in it of an inode; `number` is one that exists."""
-        superblock = self.superblock
-        index, at = divmod(number - 1, superblock.disk.s_inodes_per_group)
-        offset = at * superblock.inode_bytes
-        table = inode_table_of(self.group(index))
+        index, at = divmod(number - 1, self._inodes_per_group)
+        table = self._inode_tables.get(index) or self._inode_table(index)
+        offset = at * self._inode_bytes
         return table + (offset >> self.block_bits), offset & self.block_bytes - 1
+
+    def _inode_table(self, index: int) -> int:
+        """The first block of a group's part of the inode table, which never changes."""
+        if len(self._inode_tables) >= limits.GROUPS_CACHE_MAX:
+            self._inode_tables.clear()
+        table = self._inode_tables[index] = inode_table_of(self.group(index))
+        return table
 
     def inode_in_use(self, number: int) -> bool:
         """What the inode bitmap says; `number` is one that exists."""
@@ -124,7 +193,7 @@ class Volume:
             if self.superblock.desc_bytes < 64:
                 checksum &= 0xFFFF
             if checksum != expected:
-                raise self.damaged(f"inode bitmap of group {index}", "has a wrong checksum")
+                raise self.distrusted(f"inode bitmap of group {index}", "has a wrong checksum")
         return bool(bitmap[at >> 3] >> (at & 7) & 1)
 
     @property
@@ -146,6 +215,10 @@ class Volume:
             blocks += group.bg_free_blocks_count_lo | group.bg_free_blocks_count_hi << 16
             inodes += group.bg_free_inodes_count_lo | group.bg_free_inodes_count_hi << 16
         return blocks * self.superblock.cluster_blocks, inodes
+
+
+def _nobody_writes(reason: str) -> None:
+    """Nobody has to be told."""
 
 
 def inode_table_of(group: ext4_group_desc) -> int:

@@ -1,12 +1,11 @@
 """Whether a file system is sound: our own e2fsck -fn, which repairs nothing and writes nowhere.
 
     findings.py     what is found, in words              context.py   what the passes share
-    bits.py         sets of blocks and inodes            groups.py    descriptors, backups
+    groups.py       descriptors, backups                 bitmaps.py   the bitmaps and the counts
     system.py       journal, orphans, resizing           inodes.py    who has which blocks
     fields.py       an inode agrees with itself          blocks.py    all blocks of an inode
     xattrs.py       extended attributes                  directories.py, index.py   names
-    links.py        is everything reached, and counted   bitmaps.py   the bitmaps and the counts
-    paths.py        names for what was found
+    links.py        is everything reached, and counted   paths.py     names for what was found
 
 The order is e2fsck's: what the inodes say is believed first, then what the names say, and at last
 the bitmaps and counts are compared with what was found. In contrast to the reader in the package

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from appliance.fsimage.ext4 import layout
-from appliance.fsimage.ext4.check.bits import Bits, in_words, ranges_in
+from appliance.fsimage.ext4 import groups, layout
+from appliance.fsimage.ext4.bits import Bits, in_words, ranges_in
 from appliance.fsimage.ext4.check.context import Context
 from appliance.fsimage.ext4.check.directories import directories_of
 from appliance.fsimage.ext4.check.findings import Code
-from appliance.fsimage.ext4.check.groups import blocks_in
-from appliance.fsimage.ext4.crc import MASK32, crc32c
 from appliance.fsimage.ext4.layout import ext4_group_desc
 
 _SET: Final = b"\xff"
@@ -51,7 +49,7 @@ class BitmapCheck:
 
     def _clusters_in(self, index: int) -> int:
         context = self._context
-        return -(-blocks_in(context, index) >> context.cluster_bits)
+        return -(-groups.blocks_in(context.superblock, index) >> context.cluster_bits)
 
     def _used_blocks(self, index: int) -> int:
         """The bits of a group as one number."""
@@ -67,11 +65,10 @@ class BitmapCheck:
     def _block_bitmap(self, index: int, group: ext4_group_desc, used: int) -> None:
         context = self._context
         clusters = self._clusters_in(index)
-        block = group.bg_block_bitmap_lo | group.bg_block_bitmap_hi << 32
         if group.bg_flags & layout.BG_BLOCK_UNINIT and context.has_uninit_groups:
             self._never_used(index, used)
             return
-        raw = context.volume.block(block)
+        raw = context.volume.block(groups.block_bitmap_of(group))
         said = group.bg_block_bitmap_csum_lo | group.bg_block_bitmap_csum_hi << 16
         bits = context.clusters_per_group
         self._check_checksum(f"block bitmap of group {index}", raw[: bits >> 3], said)
@@ -101,7 +98,7 @@ class BitmapCheck:
                 text = f"group {index} has inodes in use, but a bitmap that was never made"
                 context.wrong(Code.INODE_BITMAP, text)
             return
-        raw = context.volume.block(group.bg_inode_bitmap_lo | group.bg_inode_bitmap_hi << 32)
+        raw = context.volume.block(groups.inode_bitmap_of(group))
         said = group.bg_inode_bitmap_csum_lo | group.bg_inode_bitmap_csum_hi << 16
         self._check_checksum(f"inode bitmap of group {index}", raw[: per_group >> 3], said)
         padding = raw[per_group >> 3 :]
@@ -113,12 +110,8 @@ class BitmapCheck:
             self._differ(Code.INODE_BITMAP, "inodes", index, (used, found), index * per_group + 1)
 
     def _check_checksum(self, what: str, raw: bytes, said: int) -> None:
-        context = self._context
-        if not context.superblock.has_metadata_csum:
-            return
-        mask = MASK32 if context.superblock.desc_bytes >= 64 else 0xFFFF
-        if crc32c(context.volume.seed, raw) & mask != said & mask:
-            context.wrong(Code.BITMAP_CHECKSUM, f"the {what} has a wrong checksum")
+        if not groups.is_right(self._context.volume, raw, said):
+            self._context.wrong(Code.BITMAP_CHECKSUM, f"the {what} has a wrong checksum")
 
     def _differ(self, code: Code, what: str, index: int, sets: tuple[int, int], first: int) -> None:
         """Say which bits are wrong; sets: those in use, those in the bitmap."""
@@ -136,11 +129,9 @@ class BitmapCheck:
     # Counts.
 
     def _counts(self, index: int, group: ext4_group_desc, blocks: int, inodes: int) -> None:
-        said = group.bg_free_blocks_count_lo | group.bg_free_blocks_count_hi << 16
-        self._count(f"free blocks of group {index}", said, blocks)
-        said = group.bg_free_inodes_count_lo | group.bg_free_inodes_count_hi << 16
-        self._count(f"free inodes of group {index}", said, inodes)
-        said = group.bg_used_dirs_count_lo | group.bg_used_dirs_count_hi << 16
+        self._count(f"free blocks of group {index}", groups.free_blocks_of(group), blocks)
+        self._count(f"free inodes of group {index}", groups.free_inodes_of(group), inodes)
+        said = groups.directories_of(group)
         self._count(f"directories of group {index}", said, self._directories[index])
 
     def _superblock(self) -> None:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4 import layout
-from appliance.fsimage.ext4.check.bits import Bits
+from appliance.fsimage.ext4.bits import Bits
 from appliance.fsimage.ext4.check.context import Context
 from appliance.fsimage.ext4.check.findings import Code
 from appliance.fsimage.ext4.crc import crc32c

@@ -14,7 +14,7 @@ from typing import Final
 
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4 import layout
-from appliance.fsimage.ext4.check.bits import Bits
+from appliance.fsimage.ext4.bits import Bits
 from appliance.fsimage.ext4.check.findings import Code, Findings
 from appliance.fsimage.ext4.inode import Inode
 from appliance.fsimage.ext4.layout import ext4_group_desc, ext4_super_block

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from appliance import limits
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4 import layout
-from appliance.fsimage.ext4.check.bits import Bits
+from appliance.fsimage.ext4.bits import Bits
 from appliance.fsimage.ext4.check.blocks import BlockWalk, Run
 from appliance.fsimage.ext4.check.context import Context
 from appliance.fsimage.ext4.check.findings import Code
@@ -24,17 +24,6 @@ _HEAD: Final = ext4_dir_entry_2.SIZE
 _SHORTEST: Final = 12
 _BYTES_IN_REC_LEN_MAX: Final = 1 << 16
 _INLINE_PARENT_BYTES: Final = 4
-
-_TYPES: Final = {
-    FileType.REGULAR: 1,
-    FileType.DIRECTORY: 2,
-    FileType.CHARACTER_DEVICE: 3,
-    FileType.BLOCK_DEVICE: 4,
-    FileType.FIFO: 5,
-    FileType.SOCKET: 6,
-    FileType.SYMLINK: 7,
-}
-_FILE_TYPES: Final = {int(kind): number for kind, number in _TYPES.items()}
 
 
 class RawEntry(NamedTuple):
@@ -233,7 +222,7 @@ class _OneDirectory:
         """The first two entries of a directory."""
         found = [entry for entry in entries if isinstance(entry, RawEntry)]
         names = [entry.name for entry in found]
-        directory = (0, _FILE_TYPES[FileType.DIRECTORY])
+        directory = (0, layout.FILE_TYPES[FileType.DIRECTORY])
         self._context.names[self._number] += 1
         if not found or names[0] != b"." or found[0].inode != self._number:
             self._wrong(Code.DOTS, 'does not begin with ".", naming itself')
@@ -270,9 +259,9 @@ class _OneDirectory:
         self._seen.add(name)
         kind = context.kinds[inode]
         # 0 means that whoever wants to know has to look.
-        if self._has_type and file_type not in (0, _FILE_TYPES.get(kind, 0)):
+        if self._has_type and file_type not in (0, layout.FILE_TYPES.get(kind, 0)):
             text = f"has the entry {words(name)} with the type {file_type}, but inode {inode} is"
-            self._wrong(Code.ENTRY_TYPE, f"{text} of type {_FILE_TYPES.get(kind, 0)}")
+            self._wrong(Code.ENTRY_TYPE, f"{text} of type {layout.FILE_TYPES.get(kind, 0)}")
         if kind == FileType.DIRECTORY and context.parents[inode]:
             text = f"has the entry {words(name)} for directory {inode}, which has a name already"
             self._wrong(Code.ENTRY, text)

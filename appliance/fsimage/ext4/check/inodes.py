@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from appliance.fsimage.ext4 import inode as inodes
-from appliance.fsimage.ext4 import layout
+from appliance.fsimage.ext4 import layout, xattr
+from appliance.fsimage.ext4.bits import in_words
 from appliance.fsimage.ext4.check import xattrs
-from appliance.fsimage.ext4.check.bits import in_words
 from appliance.fsimage.ext4.check.blocks import BlockWalk, Wrong
 from appliance.fsimage.ext4.check.context import Context
 from appliance.fsimage.ext4.check.fields import field_problems, link_text_problem, size_problem
@@ -271,7 +271,7 @@ class SharedBlocks:
 
     def _ranges(self, inode: Inode) -> Iterator[tuple[int, int]]:
         context = self._context
-        attributes = xattrs.block_of(context, inode)
+        attributes = xattr.block_of(context.volume, inode.disk)
         if (
             context.volume.has_blocks(attributes)
             and context.cluster_of(attributes) in context.shared

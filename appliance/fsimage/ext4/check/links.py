@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from appliance.fsimage.ext4 import layout
-from appliance.fsimage.ext4.check.bits import Bits
+from appliance.fsimage.ext4.bits import Bits
 from appliance.fsimage.ext4.check.context import Context
 from appliance.fsimage.ext4.check.directories import directories_of
 from appliance.fsimage.ext4.check.findings import Code

@@ -12,9 +12,9 @@ from appliance.fsimage.ext4 import layout
 from appliance.fsimage.ext4.check.blocks import BlockWalk
 from appliance.fsimage.ext4.check.context import Context
 from appliance.fsimage.ext4.check.findings import Code
-from appliance.fsimage.ext4.check.groups import group_start
 from appliance.fsimage.ext4.crc import crc32c
 from appliance.fsimage.ext4.extents import BlockMaps
+from appliance.fsimage.ext4.groups import group_start
 from appliance.fsimage.ext4.inode import Inode
 from appliance.fsimage.ext4.journal import Ring
 from appliance.fsimage.ext4.layout import ext4_orphan_block_tail
@@ -167,7 +167,7 @@ def _reserves_what_it_should(context: Context, block: int) -> bool:
     per_block = superblock.block_bytes // superblock.desc_bytes
     descriptor_blocks = -(-superblock.groups_count // per_block)
     words = superblock.block_bytes // 4
-    first = group_start(context, 0) + 1 + descriptor_blocks
+    first = group_start(superblock, 0) + 1 + descriptor_blocks
     backups = [
         index for index in range(1, superblock.groups_count) if superblock.has_superblock(index)
     ]

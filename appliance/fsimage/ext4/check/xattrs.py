@@ -5,17 +5,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Final
 
-from appliance.fsimage.ext4 import layout
+from appliance.fsimage.ext4 import layout, xattr
 from appliance.fsimage.ext4.check.blocks import Wrong
 from appliance.fsimage.ext4.check.context import Context
 from appliance.fsimage.ext4.check.findings import Code
-from appliance.fsimage.ext4.crc import MASK32, crc32c
 from appliance.fsimage.ext4.inode import Inode
 from appliance.fsimage.ext4.layout import ext4_xattr_entry, ext4_xattr_header
-
-_CHECKSUM_AT: Final = 0x10
 
 
 def check(context: Context, inode: Inode, wrong: Wrong) -> int:
@@ -24,7 +20,7 @@ def check(context: Context, inode: Inode, wrong: Wrong) -> int:
     if len(body) >= 4 and struct.unpack_from("<I", body)[0] == layout.XATTR_MAGIC:
         for problem in _entry_problems(context, body, 4, 4, needs_hash=False):
             wrong(Code.XATTR, f"has attributes of which {problem}")
-    block = block_of(context, inode)
+    block = xattr.block_of(context.volume, inode.disk)
     if not block:
         return 0
     if not context.volume.has_blocks(block):
@@ -32,13 +28,6 @@ def check(context: Context, inode: Inode, wrong: Wrong) -> int:
         return 0
     _count_block(context, block, wrong)
     return context.superblock.cluster_blocks
-
-
-def block_of(context: Context, inode: Inode) -> int:
-    """The block with the attributes of an inode; 0: there is none."""
-    high = inode.disk.i_file_acl_high
-    has_high = context.has_feature(incompat=layout.INCOMPAT_64BIT)
-    return inode.disk.i_file_acl_lo | (high << 32 if has_high else 0)
 
 
 def _count_block(context: Context, block: int, wrong: Wrong) -> None:
@@ -63,11 +52,10 @@ def _block_problems(context: Context, block: int, raw: bytes) -> Iterator[str]:
     if header.h_magic != layout.XATTR_MAGIC or header.h_blocks != 1:
         yield "which holds none"
         return
-    if context.superblock.has_metadata_csum:
-        covered = raw[:_CHECKSUM_AT] + bytes(4) + raw[_CHECKSUM_AT + 4 :]
-        number = struct.pack("<Q", block)
-        if header.h_checksum != crc32c(crc32c(context.volume.seed, number), covered):
-            yield "which has a wrong checksum"
+    if context.superblock.has_metadata_csum and (
+        header.h_checksum != xattr.block_checksum(context.volume, block, raw)
+    ):
+        yield "which has a wrong checksum"
     for problem in _entry_problems(context, raw, ext4_xattr_header.SIZE, 0, needs_hash=True):
         yield f"of which {problem}"
 
@@ -139,16 +127,4 @@ def _holds_value(context: Context, number: int) -> bool:
 
 def _hashes(name: bytes, value: bytes) -> tuple[int, int]:
     """The hash of an entry, with characters unsigned and signed: both are in use."""
-    return _hash(name, value, signed=False), _hash(name, value, signed=True)
-
-
-def _hash(name: bytes, value: bytes, *, signed: bool) -> int:
-    found = 0
-    for character in name:
-        if signed and character > 127:
-            character |= 0xFFFF_FF00
-        found = (found << 5 & MASK32 | found >> 27) ^ character
-    padded = value + bytes(-len(value) % 4)
-    for (word,) in struct.iter_unpack("<I", padded):
-        found = (found << 16 & MASK32 | found >> 16) ^ word
-    return found
+    return xattr.entry_hash(name, value), xattr.entry_hash(name, value, signed=True)

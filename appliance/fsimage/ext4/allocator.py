@@ -1,0 +1,397 @@
+"""Blocks and inodes are given and taken back: bitmaps and group descriptors as an operation changes
+them.
+
+Everything here has two sides. On disk are the bitmaps and descriptors: an operation has its own
+copies of those that it changes, with what belongs together in its Notes, and they are published or
+forgotten with it. In memory is who may be given what (FreeSpace, InodeSpace): that changes at once,
+so that nothing is given twice, and `undo` takes it back when an operation fails.
+
+A block goes round like this:
+
+    free -- allocate ----------------> in use -- free --> held -- release --> free
+      \\-- reserve --> held -- take --/                   (until its transaction is durable)
+             \\----- cancel --> free
+
+Groups that were never used are made as the kernel makes them: the first block that is allocated, or
+the first inode, makes the block bitmap; the first inode makes the inode bitmap, too. The table of
+inodes is used from its beginning, and bg_itable_unused says how much of its end holds nothing that
+anybody may read: before an inode there is used, the rest of its block is made zero.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from appliance import limits
+from appliance.fsimage.ext4 import bits, layout
+from appliance.fsimage.ext4.bitmaps import has_uninit_groups, never_used_blocks
+from appliance.fsimage.ext4.crc import MASK32, crc32c
+from appliance.fsimage.ext4.free_space import FreeSpace, HeldBlocks
+from appliance.fsimage.ext4.groups import (
+    Metadata,
+    block_bitmap_of,
+    directories_of,
+    free_blocks_of,
+    free_inodes_of,
+    inode_bitmap_of,
+    unused_inodes_of,
+)
+from appliance.fsimage.ext4.inode_space import InodeSpace
+from appliance.fsimage.ext4.layout import ext4_group_desc
+from appliance.fsimage.ext4.volume import Volume, inode_table_of
+from appliance.vfs.errors import Code, VfsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from appliance.fsimage.ext4.operation import Operation
+
+_MASK16: Final = 0xFFFF
+
+
+class GroupChange:
+    """What an operation changes in one group."""
+
+    __slots__ = (
+        "block_bitmap",
+        "directories",
+        "free_blocks",
+        "free_inodes",
+        "group",
+        "inode_bitmap",
+        "place",
+        "unused",
+    )
+
+    def __init__(self, group: ext4_group_desc, place: tuple[int, int]) -> None:
+        self.group: Final = group
+        """The operation's own copy. What is below goes into it at the end."""
+        self.place: Final = place
+        """Block and offset in it of the descriptor."""
+        self.block_bitmap: bytearray | None = None
+        self.inode_bitmap: bytearray | None = None
+        """The operation's copies, if it changes them."""
+        self.free_blocks = 0
+        self.free_inodes = 0
+        self.directories = 0
+        """How many more there are."""
+        self.unused = unused_inodes_of(group)
+        """What it becomes."""
+
+
+class Notes:
+    """What one operation did."""
+
+    __slots__ = ("freed", "groups", "inodes", "taken")
+
+    def __init__(self) -> None:
+        self.groups: dict[int, GroupChange] = {}
+        self.taken: list[tuple[HeldBlocks, int, int]] = []
+        self.inodes: list[tuple[int, int]] = []
+        """Those allocated: group, and number in it."""
+        self.freed = 0
+
+
+class Allocator:
+    """The blocks and inodes of one volume that is written. Everything under the lock of the file
+    system. To make one, VfsError: the descriptors of the groups are damaged, or say what cannot be;
+    the file system cannot be written."""
+
+    def __init__(self, volume: Volume) -> None:
+        superblock = volume.superblock
+        self._volume: Final = volume
+        self._has_uninit: Final = has_uninit_groups(volume)
+        self._blocks_per_group: Final = superblock.disk.s_blocks_per_group
+        self._inodes_per_group: Final = superblock.disk.s_inodes_per_group
+        self._descriptors_per_block: Final = superblock.block_bytes // superblock.desc_bytes
+        self._descriptor_places: Final[dict[int, tuple[int, int]]] = {}
+        self._metadata: Final = Metadata(volume)
+        volume.own_blocks = self._metadata
+        self._space: Final = FreeSpace(volume, self._metadata)
+        self._inodes: Final = InodeSpace(volume, self._space)
+        self._spare: Final = min(superblock.blocks_count // 50, limits.SPARE_BLOCKS_MAX)
+        self.free_blocks, self.free_inodes = volume.free_blocks_and_inodes()
+        """Of what is published. Whoever publishes adds what the operation has changed."""
+        self.waiting_blocks = 0
+        """How many of the free blocks wait for `release`."""
+
+    def available_blocks(self, *, privileged: bool) -> int:
+        """How much data may still be written: by root, or by anybody. (Some of it perhaps only
+        after a commit.)"""
+        count = self._space.available_blocks + self.waiting_blocks - self._spare
+        if not privileged:
+            count -= self._volume.superblock.reserved_blocks
+        return max(0, count)
+
+    def goal_of(self, inode: int) -> int:
+        """Where the blocks of an inode should be, as long as it has none: in its group."""
+        return self._space.block((inode - 1) // self._inodes_per_group, 0)
+
+    # Data, before it belongs to an operation.
+
+    def reserve(self, goal: int, count: int, *, exact: bool = False) -> tuple[int, int]:
+        """Blocks to write data to that no file has yet: the first, and how many (1 to `count`),
+        near `goal`, or exactly there. NOSPC. Nobody else gets them, until they are taken or
+        cancelled; on disk they stay free."""
+        count = min(count, self._space.available_blocks - self._spare)
+        if count <= 0:
+            raise VfsError(Code.NOSPC)
+        find = self._space.find_at if exact else self._space.find
+        group, bit, count = find(goal, count)
+        self._space.hold(group, bit, count)
+        return self._space.block(group.index, bit), count
+
+    def take(self, operation: Operation, first: int, count: int) -> None:
+        """Reserved blocks become allocated. If the operation fails, they are still reserved."""
+        index, bit = self._space.place(first)
+        if bit + count <= self._blocks_per_group:  # nearly always; and then it takes no generator
+            self._use(operation, index, bit, count)
+            return
+        for index, bit, here in self._space.places(first, count):
+            self._use(operation, index, bit, here)
+
+    def cancel(self, first: int, count: int) -> None:
+        """Reserved blocks are not needed."""
+        for place in self._space.places(first, count):
+            self._space.let_go(*place)
+
+    def release(self, extents: Iterable[tuple[int, int]]) -> None:
+        """What was freed may be used again: the transaction that freed it is durable, and nothing
+        that began before reads or writes there any more."""
+        for first, count in extents:
+            self.cancel(first, count)
+            self.waiting_blocks -= count
+
+    # Operations: blocks.
+
+    def new_notes(self) -> Notes:
+        """What an operation needs to remember."""
+        self._space.forget_idle()
+        return Notes()
+
+    def allocate(self, operation: Operation, goal: int, count: int) -> tuple[int, int]:
+        """Blocks that nobody has: the first, and how many (1 to `count`), near `goal`. NOSPC."""
+        space = self._space
+        group, bit, count = space.find(goal, count)
+        space.hold(group, bit, count)
+        operation.notes.taken.append((group, bit, count))
+        self._use(operation, group.index, bit, count)
+        return space.block(group.index, bit), count
+
+    def free(self, operation: Operation, first: int, count: int) -> None:
+        """Blocks that nobody needs any more. IO, and the operation has failed: they are not in use,
+        or belong to the file system itself."""
+        if not self._volume.has_blocks(first, count) or self._metadata.is_in(first, count):
+            raise self._volume.damaged(
+                f"block {first} or one of {count}", "is no file's, but one has freed it"
+            )
+        notes = operation.notes
+        for index, bit, here in self._space.places(first, count):
+            change = notes.groups.get(index) or self._change(operation, index)
+            bitmap = change.block_bitmap or self._block_bitmap(operation, index, change)
+            if not bits.clear_range(bitmap, bit, here):
+                raise self._volume.distrusted(
+                    f"block {self._space.block(index, bit)} or one of {here}",
+                    "is free, but was freed again",
+                )
+            change.free_blocks += here
+        notes.freed += count
+        operation.free_blocks_change += count
+
+    def _use(self, operation: Operation, index: int, bit: int, count: int) -> None:
+        """On disk, blocks become allocated."""
+        change = operation.notes.groups.get(index) or self._change(operation, index)
+        bitmap = change.block_bitmap or self._block_bitmap(operation, index, change)
+        if not bits.set_range(bitmap, bit, count):
+            raise self._volume.distrusted(
+                f"block {self._space.block(index, bit)} or one of {count}",
+                "is in use, but was allocated",
+            )
+        change.free_blocks -= count
+        operation.free_blocks_change -= count
+
+    def _change(self, operation: Operation, index: int) -> GroupChange:
+        place = self._descriptor_places.get(index) or self._descriptor_place(index)
+        change = GroupChange(self._volume.group(index).copy(), place)
+        operation.notes.groups[index] = change
+        return change
+
+    def _descriptor_place(self, index: int) -> tuple[int, int]:
+        """Block and offset in it of the descriptor of a group."""
+        superblock = self._volume.superblock
+        at, inside = divmod(index, self._descriptors_per_block)
+        place = superblock.descriptor_block(at), inside * superblock.desc_bytes
+        self._descriptor_places[index] = place
+        return place
+
+    def _block_bitmap(self, operation: Operation, index: int, change: GroupChange) -> bytearray:
+        """The operation's copy of a block bitmap; of one that was never made, the first. VfsError:
+        it is damaged."""
+        self._space.group(index)
+        number = block_bitmap_of(change.group)
+        if change.group.bg_flags & layout.BG_BLOCK_UNINIT and self._has_uninit:
+            bitmap = operation.new_block(number)
+            bitmap[:] = never_used_blocks(self._volume, self._metadata, index)
+            change.group.bg_flags &= ~layout.BG_BLOCK_UNINIT
+        else:
+            bitmap = operation.change(number)
+        change.block_bitmap = bitmap
+        return bitmap
+
+    # Operations: inodes.
+
+    def allocate_inode(self, operation: Operation, parent: int, *, directory: bool) -> int:
+        """The number of an inode that nobody has, near its directory. NOSPC."""
+        for index in self._inodes.groups_for(parent, directory=directory):
+            change = operation.notes.groups.get(index) or self._change(operation, index)
+            try:
+                bitmap = change.inode_bitmap or self._inode_bitmap(operation, index, change)
+            except VfsError:  # has been logged; there are other groups
+                self._inodes.leave_out(index)
+                continue
+            at = self._inodes.take_first(index, bitmap)
+            operation.notes.inodes.append((index, at))
+            self._count_inode(operation, index, change, -1, int(directory))
+            used = self._inodes_per_group - change.unused
+            if at >= used and self._has_uninit:
+                self._clean_table(operation, inode_table_of(change.group), at, used)
+                change.unused = self._inodes_per_group - at - 1
+            self._check_free(operation, index, inode_table_of(change.group), at)
+            return index * self._inodes_per_group + at + 1
+        raise VfsError(Code.NOSPC)
+
+    def _check_free(self, operation: Operation, index: int, table: int, at: int) -> None:
+        """VfsError: an inode that its bitmap has as free still has names."""
+        volume = self._volume
+        offset = at * volume.superblock.inode_bytes
+        block = operation.block(table + (offset >> volume.block_bits))
+        links_at = (offset & volume.block_bytes - 1) + layout.I_LINKS_COUNT_OFFSET
+        if block[links_at] or block[links_at + 1]:
+            number = index * self._inodes_per_group + at + 1
+            raise volume.distrusted(f"inode {number}", "is in use, but free in its bitmap")
+
+    def free_inode(self, operation: Operation, number: int, *, directory: bool) -> None:
+        """An inode that nobody needs any more. IO, and the operation has failed: it is not in
+        use."""
+        index, at = divmod(number - 1, self._inodes_per_group)
+        change = operation.notes.groups.get(index) or self._change(operation, index)
+        bitmap = change.inode_bitmap or self._inode_bitmap(operation, index, change)
+        ordinary = number >= self._volume.superblock.first_inode
+        if not ordinary or not bits.clear_range(bitmap, at, 1):
+            raise self._volume.distrusted(f"inode {number}", "is free or reserved, but was freed")
+        if directory and not self._inodes.directories_in(index):
+            raise self._volume.distrusted(f"group descriptor {index}", "has too few directories")
+        self._inodes.gave(index, at)
+        self._count_inode(operation, index, change, 1, -int(directory))
+
+    def _count_inode(
+        self, operation: Operation, index: int, change: GroupChange, free: int, directories: int
+    ) -> None:
+        self._inodes.count(index, free, directories)
+        change.free_inodes += free
+        change.directories += directories
+        operation.free_inodes_change += free
+
+    def _inode_bitmap(self, operation: Operation, index: int, change: GroupChange) -> bytearray:
+        """The operation's copy of an inode bitmap; of one that was never made, the first. A group
+        with an inode bitmap has to have a block bitmap. VfsError: one of them is damaged."""
+        self._inodes.check(index)
+        number = inode_bitmap_of(change.group)
+        if self._has_uninit and change.group.bg_flags & layout.BG_BLOCK_UNINIT:
+            self._block_bitmap(operation, index, change)
+        if self._has_uninit and change.group.bg_flags & layout.BG_INODE_UNINIT:
+            bitmap = operation.new_block(number)
+            behind = self._inodes_per_group >> 3
+            bitmap[behind:] = b"\xff" * (len(bitmap) - behind)
+            change.group.bg_flags &= ~layout.BG_INODE_UNINIT
+            change.unused = self._inodes_per_group
+        else:
+            bitmap = operation.change(number)
+        change.inode_bitmap = bitmap
+        return bitmap
+
+    def _clean_table(self, operation: Operation, table: int, at: int, used: int) -> None:
+        """Inode `at` is the first behind those that were `used` up to now: the rest of its block,
+        in which may be anything, becomes inodes that are free."""
+        volume = self._volume
+        offset = at * volume.superblock.inode_bytes
+        number = table + (offset >> volume.block_bits)
+        clean_from = used * volume.superblock.inode_bytes - (offset & -volume.block_bytes)
+        if clean_from <= 0:
+            operation.new_block(number)
+        else:
+            operation.change(number)[clean_from:] = bytes(volume.block_bytes - clean_from)
+
+    # The end of an operation.
+
+    def finish(self, operation: Operation) -> None:
+        """Bring the descriptors up to date, and all checksums."""
+        for index, change in operation.notes.groups.items():
+            self._finish_group(operation, index, change)
+        if operation.notes.freed:
+            operation.then(partial(self._freed, operation.notes.freed))
+
+    def _freed(self, count: int) -> None:
+        self.waiting_blocks += count
+
+    def _finish_group(self, operation: Operation, index: int, change: GroupChange) -> None:
+        volume, size, group = self._volume, self._volume.superblock.desc_bytes, change.group
+        number, offset = change.place
+        table = operation.change(number)
+        self._bring_up_to_date(group, change)
+        if size < ext4_group_desc.SIZE:
+            whole = table[offset : offset + size].ljust(ext4_group_desc.SIZE, b"\0")
+            group.encode_into(whole, 0)
+            table[offset : offset + size] = whole[:size]
+        else:
+            group.encode_into(table, offset)
+        if self._has_uninit:
+            checksum = volume.group_checksum(index, bytes(table[offset : offset + size]))
+            _put16(table, offset + layout.BG_CHECKSUM_OFFSET, checksum)
+            group.bg_checksum = checksum
+        operation.groups[index] = group
+
+    def _bring_up_to_date(self, group: ext4_group_desc, change: GroupChange) -> None:
+        """In a descriptor, what an operation has changed."""
+        if change.block_bitmap is not None:
+            count = free_blocks_of(group) + change.free_blocks
+            group.bg_free_blocks_count_lo = count & _MASK16
+            group.bg_free_blocks_count_hi = count >> 16
+            if self._volume.has_metadata_csum:
+                value = self._checksum(change.block_bitmap, self._blocks_per_group)
+                group.bg_block_bitmap_csum_lo = value & _MASK16
+                group.bg_block_bitmap_csum_hi = value >> 16
+        if change.inode_bitmap is not None:
+            count = free_inodes_of(group) + change.free_inodes
+            group.bg_free_inodes_count_lo = count & _MASK16
+            group.bg_free_inodes_count_hi = count >> 16
+            count = directories_of(group) + change.directories
+            group.bg_used_dirs_count_lo = count & _MASK16
+            group.bg_used_dirs_count_hi = count >> 16
+            group.bg_itable_unused_lo = change.unused & _MASK16
+            group.bg_itable_unused_hi = change.unused >> 16
+            if self._volume.has_metadata_csum:
+                value = self._checksum(change.inode_bitmap, self._inodes_per_group)
+                group.bg_inode_bitmap_csum_lo = value & _MASK16
+                group.bg_inode_bitmap_csum_hi = value >> 16
+
+    def _checksum(self, bitmap: bytearray, count: int) -> int:
+        """Of a bitmap: as much of it as a descriptor has room for."""
+        mask = MASK32 if self._volume.superblock.desc_bytes >= ext4_group_desc.SIZE else _MASK16
+        return crc32c(self._volume.seed, bytes(bitmap[: count >> 3])) & mask
+
+    def undo(self, operation: Operation) -> None:
+        """The operation has failed: what it allocated is free again; what it took is reserved."""
+        notes = operation.notes
+        for group, bit, count in notes.taken:
+            self._space.let_go(group.index, bit, count)
+        for index, at in notes.inodes:
+            self._inodes.gave(index, at)
+        for index, change in notes.groups.items():
+            self._inodes.count(index, -change.free_inodes, -change.directories)
+
+
+def _put16(table: bytearray, offset: int, value: int) -> None:
+    table[offset] = value & 0xFF
+    table[offset + 1] = value >> 8
