@@ -1,8 +1,8 @@
 """Where the bytes of an image are.
 
 A BlockDevice is a range of bytes with five verbs. Devices are stacked: a file at the bottom, a
-partition cut out of it, changes kept in memory above that. The file system on top does not know
-which it has.
+partition cut out of it, changes kept in memory (or in a file: overlay_file.py) above that. The
+file system on top does not know which it has.
 
 Waiting. A read first asks for what the host has in memory (RWF_NOWAIT), which takes microseconds.
 Only if something is missing does it call `about_to_wait` and ask again, waiting.
@@ -19,23 +19,27 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Final, Protocol
 
-from appliance import limits
 from appliance.fsimage.errors import ImageError
+from appliance.fsimage.in_use import kernel_uses
+from appliance.fsimage.layers import Layers, State, any_in, block_in
+from appliance.fsimage.snapshots import BlockSnapshots, KeepsSnapshots
 from appliance.trace import log
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.interface import AboutToWait, Buffer, waits_for_nobody
 
 WritableBuffer = bytearray | memoryview
 
-_BLOCK_DEVICES: Final = Path("/sys/block")
-
 _IOV_MAX: Final = os.sysconf("SC_IOV_MAX")
 
 _CANNOT_TELL: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 """What the host says where its file system does not know RWF_NOWAIT."""
+
+_NOT_FOR_US: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY})
+_NOT_WRITABLE: Final = (
+    "with ,ro it is only read; with ,overlay or ,overlay=FILE changes go elsewhere"
+)
 
 _DEVICE_IS_FULL: Final = frozenset({Code.NOSPC, Code.DQUOT, Code.FBIG})
 """What the host may say about a write that is worth passing on. Anything else (the host's own
@@ -69,11 +73,13 @@ class BlockDevice(Protocol):
         """Let go of it. The last call."""
 
 
-def _bytes_of(buffers: Sequence[Buffer]) -> int:
+def bytes_of(buffers: Sequence[Buffer]) -> int:
+    """How many bytes they are together."""
     return sum(map(len, buffers))
 
 
-def _check_range(device: BlockDevice, offset: int, count: int) -> None:
+def check_range(device: BlockDevice, offset: int, count: int) -> None:
+    """VfsError if there is no such range."""
     if offset < 0 or count < 0 or offset + count > device.size:
         raise VfsError(
             Code.IO, f"{count} bytes at {offset} are outside of the device ({device.size} bytes)"
@@ -90,23 +96,13 @@ def _after(buffers: Sequence[Buffer], done: int) -> list[memoryview]:
     return left
 
 
-def _attached_to(path: str) -> list[str]:
-    """The loop devices through which a file can be written to."""
-    found = []
-    for backing in _BLOCK_DEVICES.glob("loop*/loop/backing_file"):
-        with contextlib.suppress(OSError):
-            device = backing.parents[1]
-            behind = backing.read_text().rstrip("\n")
-            if (device / "ro").read_text().strip() == "0" and os.path.samefile(behind, path):
-                found.append(f"/dev/{device.name}")
-    return found
-
-
 class FileDevice:
     """A file of the host, or a block device of it.
 
     The file is locked with flock(2), shared for reading and exclusively for writing, so that no
-    second process of ours writes to what this one reads.
+    second process of ours writes to what this one reads. What the kernel uses is not written to.
+
+    `fd`: a file that is open already and that nobody else knows; it is not looked at further.
     """
 
     def __init__(
@@ -115,21 +111,37 @@ class FileDevice:
         *,
         read_only: bool = True,
         about_to_wait: AboutToWait = waits_for_nobody,
+        fd: int | None = None,
     ) -> None:
         self.path: Final = os.fspath(path)
         self.read_only: Final = read_only
         self._about_to_wait = about_to_wait
         self._nowait = os.RWF_NOWAIT
+        self._fd = self._open() if fd is None else fd
         try:
-            self._fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
-        except OSError as error:
-            raise ImageError(f"cannot open {self.path}: {error.strerror}") from None
-        try:
-            self._take()
-            self.size: Final = os.lseek(self._fd, 0, os.SEEK_END)
+            if fd is None:
+                self._take()
+            self.size = os.lseek(self._fd, 0, os.SEEK_END)
         except BaseException:
             os.close(self._fd)
             raise
+
+    def _open(self) -> int:
+        try:
+            flags = os.O_RDONLY if self.read_only else os.O_RDWR
+            if not self.read_only and stat.S_ISBLK(os.stat(self.path).st_mode):
+                flags |= os.O_EXCL  # of a block device: nobody in the kernel has it
+            return os.open(self.path, flags | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise self._in_use(kernel_uses(self.path)) from None
+            hint = _NOT_WRITABLE if error.errno in _NOT_FOR_US and not self.read_only else ""
+            purpose = "cannot open" if self.read_only else "cannot open for writing"
+            raise ImageError(f"{purpose} {self.path}: {error.strerror}", hint) from None
+
+    def _in_use(self, uses: list[str]) -> ImageError:
+        how = ", ".join(uses) or "perhaps mounted elsewhere, or a part of something larger"
+        return ImageError(f"{self.path} is in use by the kernel, {how}", "unmount it")
 
     def _take(self) -> None:
         mode = os.fstat(self._fd).st_mode
@@ -151,14 +163,19 @@ class FileDevice:
             if not self.read_only:
                 raise ImageError(f"cannot lock {self.path}: {error.strerror}") from None
             log.warning("%s cannot be locked against writers: %s", self.path, error.strerror)
-        self._look_for_loop_devices()
+        uses = kernel_uses(self.path)
+        if uses and not self.read_only:
+            raise self._in_use(uses)
+        for how in uses:
+            log.warning("%s is also in use, %s: what is written there is not seen", self.path, how)
 
-    def _look_for_loop_devices(self) -> None:
-        """The kernel takes no lock, but says which files it has behind its loop devices."""
-        for name in _attached_to(self.path):
-            if not self.read_only:
-                raise ImageError(f"{self.path} is in use by the kernel, as {name}", "unmount it")
-            log.warning("%s is also open as %s: what is written there is not seen", self.path, name)
+    def resize(self, size: int) -> None:
+        """Make the file longer (what is new is zeros, and takes no room) or shorter."""
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            raise self._failed(error) from None
+        self.size = size
 
     def read(self, offset: int, count: int) -> bytes:
         buffer = bytearray(count)
@@ -166,8 +183,9 @@ class FileDevice:
         return bytes(buffer)
 
     def readinto(self, offset: int, views: Sequence[WritableBuffer]) -> None:
-        wanted = _bytes_of(views)
-        _check_range(self, offset, wanted)
+        wanted = bytes_of(views)
+        if not 0 <= offset <= self.size - wanted:
+            check_range(self, offset, wanted)
         done = self._read_cached(offset, views)
         if done < wanted:
             self._about_to_wait()
@@ -176,7 +194,8 @@ class FileDevice:
     def _read_cached(self, offset: int, views: Sequence[WritableBuffer]) -> int:
         """Read what the host has at hand; how much it was."""
         try:
-            return os.preadv(self._fd, views[:_IOV_MAX], offset, self._nowait)
+            some = views if len(views) <= _IOV_MAX else views[:_IOV_MAX]
+            return os.preadv(self._fd, some, offset, self._nowait)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -187,6 +206,10 @@ class FileDevice:
             self._nowait = 0
             return self._read_cached(offset, views)
 
+    @property
+    def _shorter(self) -> str:
+        return f"{self.path} has become shorter since it was opened"
+
     def _read_waiting(self, offset: int, views: list[memoryview]) -> None:
         while views:
             try:
@@ -194,20 +217,28 @@ class FileDevice:
             except OSError as error:
                 raise VfsError(Code.IO, f"{self.path}: {error.strerror}") from None
             if done == 0:
-                raise VfsError(Code.IO, f"{self.path} has become shorter since it was opened")
+                raise VfsError(Code.IO, self._shorter)
             offset += done
             views = _after(views, done)
 
     def write(self, offset: int, data: Sequence[Buffer]) -> None:
-        _check_range(self, offset, _bytes_of(data))
-        left = _after(data, 0)
-        while left:
-            try:
-                done = os.pwritev(self._fd, left[:_IOV_MAX], offset)
-            except OSError as error:
-                raise self._failed(error) from None
-            offset += done
-            left = _after(left, done)
+        wanted = bytes_of(data)
+        if not 0 <= offset <= self.size - wanted:
+            check_range(self, offset, wanted)
+        if os.lseek(self._fd, 0, os.SEEK_END) < self.size:
+            # A write would make it long again, and what was cut off would be zeros.
+            raise VfsError(Code.IO, self._shorter)
+        done = self._write_some(offset, data)
+        while done < wanted:
+            done += self._write_some(offset + done, _after(data, done))
+
+    def _write_some(self, offset: int, data: Sequence[Buffer]) -> int:
+        """Write the beginning of `data`: how much it was."""
+        try:
+            some = data if len(data) <= _IOV_MAX else data[:_IOV_MAX]
+            return os.pwritev(self._fd, some, offset)
+        except OSError as error:
+            raise self._failed(error) from None
 
     def flush(self) -> None:
         if self.read_only:
@@ -233,36 +264,36 @@ class Slice:
     """A part of a device: a partition. Closing it closes the device."""
 
     def __init__(self, base: BlockDevice, first: int, size: int) -> None:
-        _check_range(base, first, size)
-        self._base = base
+        check_range(base, first, size)
+        self.base: Final = base
         self._first = first
         self.size: Final = size
         self.read_only: Final = base.read_only
 
     def read(self, offset: int, count: int) -> bytes:
-        _check_range(self, offset, count)
-        return self._base.read(self._first + offset, count)
+        check_range(self, offset, count)
+        return self.base.read(self._first + offset, count)
 
     def readinto(self, offset: int, views: Sequence[WritableBuffer]) -> None:
-        _check_range(self, offset, _bytes_of(views))
-        self._base.readinto(self._first + offset, views)
+        check_range(self, offset, bytes_of(views))
+        self.base.readinto(self._first + offset, views)
 
     def write(self, offset: int, data: Sequence[Buffer]) -> None:
-        _check_range(self, offset, _bytes_of(data))
-        self._base.write(self._first + offset, data)
+        check_range(self, offset, bytes_of(data))
+        self.base.write(self._first + offset, data)
 
     def flush(self) -> None:
-        self._base.flush()
+        self.base.flush()
 
     def close(self) -> None:
-        self._base.close()
+        self.base.close()
 
 
 class Overlay:
     """Changes in memory above a device that is only read.
 
-    A changed block is kept whole, as immutable bytes under its number, so that a copy of the
-    dictionary is a snapshot. Whatever lies below, this device can be written to.
+    A changed block is kept whole, as immutable bytes, in layers of which earlier states can be
+    kept. Whatever lies below, this device can be written to.
     """
 
     read_only: Final = False
@@ -270,45 +301,47 @@ class Overlay:
     def __init__(self, base: BlockDevice, block_bytes: int = 4096) -> None:
         self._base = base
         self._block_bytes = block_bytes
-        self._changed: dict[int, bytes] = {}
+        self._layers: Final = Layers(block_bytes)
+        self.snapshots: Final[BlockSnapshots] = self._layers
         self.size: Final = base.size
 
     def changes(self) -> Iterator[tuple[int, bytes]]:
         """Offset and contents of every changed block."""
-        for number, block in sorted(self._changed.items()):
+        for number, block in self._layers.items():
             yield number * self._block_bytes, block
 
     def _block(self, number: int) -> bytes:
-        block = self._changed.get(number)
+        block = block_in(self._layers.present, number)
         if block is not None:
             return block
         start = number * self._block_bytes
         return self._base.read(start, min(self._block_bytes, self.size - start))
 
-    def _unchanged(self, offset: int, count: int) -> bool:
+    def _changed(self, state: State, offset: int, count: int) -> bool:
         first, last = offset // self._block_bytes, (offset + count - 1) // self._block_bytes
-        return self._changed.keys().isdisjoint(range(first, last + 1))
+        return any_in(state, first, last)
 
     def read(self, offset: int, count: int) -> bytes:
-        if self._unchanged(offset, count):
+        if not self._changed(self._layers.present, offset, count):
             return self._base.read(offset, count)
         buffer = bytearray(count)
         self.readinto(offset, [buffer])
         return bytes(buffer)
 
     def readinto(self, offset: int, views: Sequence[WritableBuffer]) -> None:
-        wanted = _bytes_of(views)
+        wanted = bytes_of(views)
+        state = self._layers.present
         self._base.readinto(offset, views)
-        if self._unchanged(offset, wanted):
+        if not self._changed(state, offset, wanted):
             return
         for view in views:
-            self._lay_over(offset, memoryview(view))
+            self._lay_over(state, offset, memoryview(view))
             offset += len(view)
 
-    def _lay_over(self, offset: int, view: memoryview) -> None:
+    def _lay_over(self, state: State, offset: int, view: memoryview) -> None:
         """Replace in `view`, which has what the base has at `offset`, what was changed."""
         for number, inside, at, length in self._pieces(offset, len(view)):
-            block = self._changed.get(number)
+            block = block_in(state, number)
             if block is not None:
                 view[at : at + length] = block[inside : inside + length]
 
@@ -322,25 +355,32 @@ class Overlay:
             at += length
 
     def write(self, offset: int, data: Sequence[Buffer]) -> None:
-        _check_range(self, offset, _bytes_of(data))
-        for buffer in data:
-            view = memoryview(buffer)
-            for number, inside, at, length in self._pieces(offset, len(view)):
-                self._change(number, inside, view[at : at + length])
-            offset += len(view)
+        check_range(self, offset, bytes_of(data))
+        with self._layers.lock:
+            for buffer in data:
+                view = memoryview(buffer)
+                for number, inside, at, length in self._pieces(offset, len(view)):
+                    self._change(number, inside, view[at : at + length])
+                offset += len(view)
 
     def _change(self, number: int, inside: int, piece: memoryview) -> None:
-        if (len(self._changed) + 1) * self._block_bytes > limits.OVERLAY_BYTES_MAX:
-            raise VfsError(Code.NOSPC, "more changes than are kept in memory")
         if len(piece) == self._block_bytes:
-            self._changed[number] = bytes(piece)
+            self._layers.put(number, bytes(piece))
             return
         block = bytearray(self._block(number))
         block[inside : inside + len(piece)] = piece
-        self._changed[number] = bytes(block)
+        self._layers.put(number, bytes(block))
 
     def flush(self) -> None:
         """Nothing: what is in memory is as durable as it will get."""
 
     def close(self) -> None:
         self._base.close()
+
+
+def snapshots_of(device: BlockDevice) -> BlockSnapshots | None:
+    """Where the states of a device are kept, if it can keep any. Those of a partition are states of
+    the whole disk."""
+    while isinstance(device, Slice):
+        device = device.base
+    return device.snapshots if isinstance(device, KeepsSnapshots) else None

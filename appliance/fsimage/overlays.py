@@ -1,0 +1,161 @@
+"""Overlay files on the host: opened beside their image, and merged into it.
+
+A merge can be killed and begun again: the header says that it is going on before the first block of
+the image is written, from then on the overlay is good for nothing but to be merged, and writing the
+same blocks again changes nothing. When the image is durable, the overlay is emptied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Final
+
+from appliance.fsimage.device import BlockDevice, FileDevice
+from appliance.fsimage.errors import ImageError
+from appliance.fsimage.overlay_file import OverlayFile, begin, write_header
+from appliance.fsimage.overlay_format import Base, Header, read_header
+from appliance.fsimage.spool import compression
+from appliance.vfs.interface import AboutToWait, waits_for_nobody
+
+_NEW_MODE: Final = 0o600
+
+
+def open_overlay(
+    file: str,
+    base: BlockDevice,
+    base_file: str,
+    *,
+    eager: bool = False,
+    about_to_wait: AboutToWait = waits_for_nobody,
+) -> OverlayFile:
+    """The overlay in `file`, which is made if need be, above `base`, the image at `base_file`.
+    ImageError: it is in use, damaged, or of another image. Closing the overlay closes the base."""
+    store = _open_store(file, about_to_wait)
+    try:
+        return OverlayFile(base, store, _header_for(store, base, base_file), eager=eager)
+    except ImageError as error:
+        store.close()
+        raise ImageError(f"{file}: {error}", error.hint) from None
+    except BaseException:
+        store.close()
+        raise
+
+
+def _open_store(file: str, about_to_wait: AboutToWait) -> FileDevice:
+    try:
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _NEW_MODE))
+    except OSError as error:
+        raise ImageError(f"cannot open the overlay {file}: {error.strerror}") from None
+    return FileDevice(file, read_only=False, about_to_wait=about_to_wait)
+
+
+def _header_for(store: FileDevice, base: BlockDevice, base_file: str) -> Header:
+    header = read_header(store)
+    identity = Base.of(base, base_file)
+    if header is None:
+        return _begin(store, identity)
+    if header.merging:
+        raise ImageError(
+            f"it is half merged into {base_file}",
+            f"finish it: rumpnfsd merge {base_file} {store.path}",
+        )
+    difference = header.base.difference(identity)
+    if not difference:
+        return header
+    if _is_empty(base, store, header):
+        return _begin(store, identity)
+    raise _of_another(base_file, difference)
+
+
+def _of_another(base_file: str, difference: str) -> ImageError:
+    return ImageError(
+        f"it belongs to another image than {base_file}: {difference}",
+        "changes above another image are garbage; use that image, or another overlay",
+    )
+
+
+def _is_empty(base: BlockDevice, store: FileDevice, header: Header) -> bool:
+    """Whether it holds nothing, and so fits any image."""
+    return (
+        base.size == header.base.size
+        and not header.snapshots
+        and not OverlayFile(base, store, header).changed_blocks
+    )
+
+
+def _begin(store: FileDevice, identity: Base) -> Header:
+    """Make an empty overlay of the file."""
+    header = begin(store, identity)
+    _keep_the_name(store.path)
+    return header
+
+
+def _keep_the_name(file: str) -> None:
+    """Make the entry of a new file in its directory durable, where the host can."""
+    with contextlib.suppress(OSError):
+        folder = os.open(Path(file).resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+# --- merging -----------------------------------------------------------------
+
+
+def merge(image: str, file: str, *, discard_snapshots: bool = False) -> int:
+    """Write the changes in the overlay `file` into `image`; how many bytes. Afterwards the overlay
+    is an empty one of that image. ImageError, VfsError: nothing is lost, it can be tried again."""
+    base = FileDevice(image, read_only=False)
+    try:
+        store = FileDevice(file, read_only=False)
+    except BaseException:
+        base.close()
+        raise
+    try:
+        return _merge(base, store, discard_snapshots)
+    except ImageError as error:
+        raise ImageError(f"{file}: {error}", error.hint) from None
+    finally:
+        store.close()
+        base.close()
+
+
+def _merge(base: FileDevice, store: FileDevice, discard_snapshots: bool) -> int:
+    kind = compression(base)
+    if kind:
+        raise ImageError(
+            f"{base.path} is compressed with {kind}",
+            "decompress it, keeping its time (gzip -dk does), and merge into that",
+        )
+    header = read_header(store)
+    if header is None:
+        return 0
+    _check_mergeable(header, Base.of(base, base.path), base.path, discard_snapshots)
+    overlay = OverlayFile(base, store, header)
+    if overlay.changed_blocks and not header.merging:
+        write_header(store, header.next(merging=True))
+        store.flush()
+    merged = 0
+    for offset, length in overlay.changes():
+        base.write(offset, [overlay.read(offset, length)])
+        merged += length
+    base.flush()
+    _begin(store, Base.of(base, base.path))
+    return merged
+
+
+def _check_mergeable(header: Header, there: Base, image: str, discard_snapshots: bool) -> None:
+    """ImageError if the changes do not belong there. Of an image that is half merged, nothing but
+    its size is as it was."""
+    difference = header.base.difference(there)
+    if difference and not (header.merging and header.base.size == there.size):
+        raise _of_another(image, difference)
+    if header.snapshots and not discard_snapshots:
+        names = ", ".join(kept.name for kept in header.snapshots)
+        raise ImageError(
+            f"it holds snapshots, which a merge would lose: {names}",
+            "delete them with rumpctl snapshot delete, or say --discard-snapshots",
+        )
