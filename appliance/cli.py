@@ -2,7 +2,8 @@
 
 stdout is data (the one line that says that it serves), stderr is talk. What is wrong is said as
 `error: ...` and, on its own line, `hint: ...`. Exit codes: 0 stopped in order, 1 something failed,
-2 the command line cannot be. `rumpnfsd fsck` is a program of its own, in fsck.py.
+2 the command line cannot be. `rumpnfsd fsck` and `rumpnfsd merge` are programs of their own, in
+fsck.py and merge.py.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from appliance import trace
+from appliance.fsimage.durability import Durability
 from appliance.ifconf import MTU_DEFAULT, ConfigError, interface_config
-from appliance.machine import Machine, MountSpec, Settings, StartError
+from appliance.machine import Machine, MachineError, MountSpec, Settings, StartError
+from appliance.words import Parser, UsageError, tell
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 NFSD_THREADS_DEFAULT, NFSD_THREADS_MAX = 4, 64
+MOUNT_OPTIONS = {("ro", ""), ("partition", "="), ("overlay", ""), ("overlay", "=")}
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}
 
 DESCRIPTION = (
@@ -28,7 +31,9 @@ DESCRIPTION = (
 )
 EPILOG = """\
 @PATH says where in the served tree something is mounted (default /): what follows the last @ before
-a /. With ,ro it is served read-only.
+a /. With ,ro it is served read-only. With ,overlay the image is only read, and changes are kept in
+memory, or in the file OVERLAYFILE (without a comma in its name). Images may be compressed with
+gzip, xz or zstd.
 
 signals:
   HUP        read the exports file again
@@ -39,23 +44,13 @@ examples:
   rumpnfsd --tap tap0 --ip 10.0.0.5 --image fs.img
   rumpnfsd --ip 10.0.0.5/16 --memory 1G --directory /srv/data@/data,ro --exports exports.conf
   rumpnfsd --check-exports exports.conf
-  rumpnfsd fsck fs.img         (check an image, and exit; see rumpnfsd fsck --help)
+  rumpnfsd --ip 10.0.0.5 --image fs.img,overlay=changes --control /run/nfs.ctl
+
+other commands:
+  rumpnfsd fsck fs.img             check an image
+  rumpnfsd merge fs.img changes    write an overlay into its image
+  rumpctl --control /run/nfs.ctl   snapshots, while it serves
 """
-
-
-class UsageError(Exception):
-    """The command line cannot be; told with a hint, exit code 2."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, telling its errors as everything here does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, "rumpnfsd --help")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -65,6 +60,10 @@ def main(words: Sequence[str] | None = None) -> int:
         from appliance import fsck
 
         return fsck.main(words[1:])
+    if words[:1] == ["merge"]:
+        from appliance import merge
+
+        return merge.main(words[1:])
     try:
         options = parser().parse_args(words)
         if options.check_exports is not None:
@@ -75,15 +74,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except (UsageError, ConfigError) as error:
         tell(str(error), error.hint)
         return 2
-    except StartError as error:
+    except MachineError as error:
         tell(str(error), error.hint)
         return 1
-
-
-def tell(message: str, hint: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    if hint:
-        print(f"hint: {hint}", file=sys.stderr)
 
 
 def parser() -> Parser:
@@ -112,7 +105,11 @@ def parser() -> Parser:
     network.add_argument("--pcap", metavar="FILE", type=Path, help="record every frame")
     tree = made.add_argument_group("what is served")
     for option, what, text in (
-        ("--image", "FILE[@PATH][,ro][,partition=N]", "a file-system image"),
+        (
+            "--image",
+            "FILE[@PATH][,ro][,partition=N][,overlay[=OVERLAYFILE]]",
+            "a file-system image",
+        ),
         ("--directory", "DIR[@PATH][,ro]", "a directory of the host"),
         ("--memory", "SIZE[@PATH]", "an empty file system in memory (64M, 2G, ...)"),
     ):
@@ -130,13 +127,25 @@ def parser() -> Parser:
     tree.add_argument(
         "--check-exports", metavar="FILE", type=Path, help="check a file, serve nothing"
     )
-    run = made.add_argument_group("running")
+    add_running(made.add_argument_group("running"))
+    return made
+
+
+def add_running(run: argparse._ArgumentGroup) -> None:
+    """How it runs."""
+    run.add_argument(
+        "--sync",
+        choices=[mode.value for mode in Durability],
+        default=Durability.FULL.value,
+        help="what is acknowledged survives a power cut (full), a kill (process), or is on its way"
+        " (lazy)",
+    )
+    run.add_argument("--control", metavar="PATH", type=Path, help="a socket for rumpctl")
     run.add_argument(
         "--nfsd-threads", metavar="N", type=int, default=NFSD_THREADS_DEFAULT, help="(4)"
     )
     run.add_argument("--ready-fd", metavar="N", type=int, help="gets a newline when it serves")
     run.add_argument("--log-level", metavar="LEVEL", choices=LOG_LEVELS, default="warning")
-    return made
 
 
 class Mount(argparse.Action):
@@ -155,29 +164,49 @@ class Mount(argparse.Action):
 
 
 def parse_mount(kind: str, text: str) -> MountSpec:
-    """SOURCE[@PATH][,ro][,partition=N].
+    """SOURCE[@PATH][,ro][,partition=N][,overlay[=FILE]].
 
     Options are cut off from the end, as long as what stands behind the last comma is one. Of the
     rest, what stands behind the last "@/" is the PATH. So "@" and "," in file names need nothing;
     a name that itself ends like an option, or has "@/" in it, is followed by its PATH:
     "backup,ro@/" is the file "backup,ro" at "/". UsageError.
     """
-    rest, read_only, partition = text, False, None
+    rest, read_only, partition, overlay = text, False, None, None
     while True:
         before, comma, option = rest.rpartition(",")
-        if comma and option == "ro":
-            read_only = True
-        elif comma and option.startswith("partition=") and "@/" not in option:
-            partition = parse_partition(kind, option)
-        else:
+        word, equals, _ = option.partition("=")
+        if not comma or "@/" in option or (word, equals) not in MOUNT_OPTIONS:
             break
+        match word:
+            case "ro":
+                read_only = True
+            case "partition":
+                partition = parse_partition(kind, option)
+            case _:
+                overlay = parse_overlay(kind, option)
         rest = before
     source, at, path = rest.rpartition("@/")
     if not at:
         source, path = rest, ""
     if not source:
         raise UsageError(f"nothing is named in --{kind} {text}")
-    return MountSpec(kind, source, "/" + path.strip("/"), read_only, partition)
+    if read_only and kind == "memory":
+        raise UsageError("an empty file system that is only read is of no use", "leave out ,ro")
+    if read_only and overlay is not None:
+        raise UsageError(
+            ",ro and ,overlay exclude each other", "with ,overlay the image itself is only read"
+        )
+    return MountSpec(kind, source, "/" + path.strip("/"), read_only, partition, overlay)
+
+
+def parse_overlay(kind: str, option: str) -> str:
+    """overlay (in memory: "") or overlay=FILE."""
+    if kind != "image":
+        raise UsageError(f"--{kind} has no overlay", "only --image has")
+    _, equals, file = option.partition("=")
+    if equals and not file:
+        raise UsageError("overlay= names no file", "overlay alone keeps changes in memory")
+    return file
 
 
 def parse_partition(kind: str, option: str) -> int:
@@ -219,6 +248,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
         exports_file=options.exports,
         nfsd_threads=options.nfsd_threads,
         pcap=options.pcap,
+        sync=Durability(options.sync),
+        control=options.control,
     )
 
 

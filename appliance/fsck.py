@@ -8,19 +8,18 @@ here), 8 it could not be checked, 16 the command line cannot be, 32 interrupted.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from typing import Final, NoReturn, TextIO
+from typing import Final, TextIO
 
 from appliance import trace
-from appliance.fsimage.device import BlockDevice, FileDevice
 from appliance.fsimage.errors import ImageError
 from appliance.fsimage.ext4.check import Report, examine
 from appliance.fsimage.ext4.check.context import silent
-from appliance.fsimage.image import part_of
+from appliance.fsimage.image import open_device, part_of
 from appliance.fsimage.probe import Kind, probe
 from appliance.vfs.errors import VfsError
+from appliance.words import Parser, UsageError, fail
 
 SOUND: Final = 0
 ERRORS_LEFT: Final = 4
@@ -37,35 +36,26 @@ _DESCRIPTION: Final = (
 _EPILOG: Final = "exit codes: 0 sound, 4 errors, 8 cannot be checked, 16 usage, 32 interrupted"
 
 
-class _UsageError(Exception):
-    """The command line cannot be."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise _UsageError(message)
-
-
 def main(words: Sequence[str]) -> int:
     """Check; the exit code."""
     trace.start("error")
     try:
         options = _parser().parse_args(words)
         report = _examine(options.image, options.partition, _bar(options.quiet))
-    except _UsageError as error:
-        return _fail(USAGE_ERROR, str(error), "rumpnfsd fsck --help")
+    except UsageError as error:
+        return fail(USAGE_ERROR, str(error), error.hint)
     except ImageError as error:
-        return _fail(OPERATIONAL_ERROR, str(error), error.hint)
+        return fail(OPERATIONAL_ERROR, str(error), error.hint)
     except VfsError as error:
-        return _fail(OPERATIONAL_ERROR, error.detail, "")
+        return fail(OPERATIONAL_ERROR, error.detail, "")
     except KeyboardInterrupt:
-        return _fail(CANCELLED, "interrupted", "")
+        return fail(CANCELLED, "interrupted", "")
     _tell(options.image, report, quiet=options.quiet)
     return SOUND if report.clean else ERRORS_LEFT
 
 
-def _parser() -> _Parser:
-    made = _Parser(
+def _parser() -> Parser:
+    made = Parser(
         prog="rumpnfsd fsck", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False
     )
     made.add_argument("image", metavar="IMAGE", help="a file, or a block device")
@@ -76,15 +66,8 @@ def _parser() -> _Parser:
     return made
 
 
-def _fail(code: int, message: str, hint: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    if hint:
-        print(f"hint: {hint}", file=sys.stderr)
-    return code
-
-
 def _examine(file: str, partition: int | None, bar: Bar | None) -> Report:
-    device: BlockDevice = FileDevice(file)
+    device = open_device(file)
     try:
         part, name = part_of(device, file, partition)
         return examine(part, name, bar.show if bar else silent)

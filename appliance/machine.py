@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from functools import partial
 from logging import ERROR, INFO, WARNING
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from appliance.clock import MILLISECOND, SECOND, Clock, Instant, SystemClock
 from appliance.exports import ExportsFile, HostResolver, Problem, Severity, broken
+from appliance.fsimage.durability import Durability
 from appliance.fsimage.errors import ImageError
 from appliance.ifconf import ConfigError, InterfaceConfig
 from appliance.limits import (
@@ -53,6 +54,9 @@ from appliance.vfs.interface import FileSystem
 from appliance.vfs.memory import MemoryFileSystem
 from appliance.vfs.tree import Tree
 
+if TYPE_CHECKING:
+    from appliance.control import ControlServer
+
 RPCBIND_PORT: Final = 111
 NFS_PORT: Final = 2049
 MOUNTD_PORT: Final = 20048
@@ -60,12 +64,20 @@ MOUNTD_PORT: Final = 20048
 STOP_LOOK: Final = 5 * MILLISECOND
 
 
-class StartError(Exception):
-    """The machine cannot start; `hint` says what would help."""
+class MachineError(Exception):
+    """What the user has to be told; `hint` says what would help."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class StartError(MachineError):
+    """The machine cannot start."""
+
+
+class StopError(MachineError):
+    """The machine has stopped, and something that was done may be lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +89,8 @@ class MountSpec:
     path: str
     read_only: bool
     partition: int | None
+    overlay: str | None = None
+    """Where changes go, if not into the image: a file, or "" for memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +104,8 @@ class Settings:
     exports_file: Path | None
     nfsd_threads: int
     pcap: Path | None
+    sync: Durability = Durability.FULL
+    control: Path | None = None
 
 
 class Machine:
@@ -100,9 +116,12 @@ class Machine:
         self._clock = clock or SystemClock()
         self._random = random.SystemRandom()
         self._threads: list[threading.Thread] = []
+        self._journals: list[threading.Thread] = []  # these work until all is unmounted
         self._bodies: list[tuple[str, Callable[[], None]]] = []
         self._queues: list[ServiceQueue] = []
         self._mounted: list[tuple[MountSpec, FileSystem]] = []
+        self._notes: list[str] = []
+        self._control: ControlServer | None = None
         self._stopping = False
         self._leader: Leader | None = None
         self.counters = Counters()
@@ -115,9 +134,13 @@ class Machine:
         self._tree = self._mount_all()
         try:
             self._exports = self._read_exports()
+            self._control = self._open_control()
             self._link = self._open_link()
         except BaseException:
-            self._tree.close()
+            if self._control is not None:
+                self._control.close()
+            with suppress(VfsError):  # nothing has been done that could be lost
+                self._tree.close()
             raise
         self._build()
         self._start_threads()
@@ -135,9 +158,10 @@ class Machine:
         if self._settings.exports_file is None:
             remarks.append("no --exports: / is exported to everybody, rw and no_root_squash")
         for spec, filesystem in self._mounted:
-            if filesystem.read_only and not spec.read_only:
-                remarks.append(f"{spec.source} is served read-only")
-        return remarks
+            remark = f"{spec.source} is served read-only"
+            if filesystem.read_only and not spec.read_only and not _begins(self._notes, remark):
+                remarks.append(remark)
+        return remarks + self._notes
 
     def _mount_all(self) -> Tree:
         try:
@@ -146,7 +170,8 @@ class Machine:
             return Tree.of([(spec.path, made) for spec, made in self._mounted], self._clock)
         except (StartError, VfsError, ImageError, ConfigError) as error:
             for _, filesystem in self._mounted:
-                filesystem.close()
+                with suppress(VfsError):
+                    filesystem.close()
             why = error.detail if isinstance(error, VfsError) else str(error)
             raise StartError(why, getattr(error, "hint", "")) from None
 
@@ -158,7 +183,14 @@ class Machine:
                 from appliance.fsimage.image import open_image
 
                 return open_image(
-                    spec.source, partition=spec.partition, about_to_wait=self._about_to_wait
+                    spec.source,
+                    partition=spec.partition,
+                    read_only=spec.read_only,
+                    overlay=spec.overlay,
+                    durability=self._settings.sync,
+                    clock=self._clock,
+                    about_to_wait=self._about_to_wait,
+                    note=self._notes.append,
                 )
             case "directory":
                 from appliance.vfs.hostdir import HostDirectory
@@ -192,6 +224,21 @@ class Machine:
             raise StartError("\n".join(errors).removeprefix("error: "))
         log_problems(problems)
         return exports
+
+    def _open_control(self) -> ControlServer | None:
+        if self._settings.control is None:
+            return None
+        from appliance.control import ControlError, ControlServer, SnapshotVerbs
+
+        mounts = {spec.path: filesystem for spec, filesystem in self._mounted}
+        snapshots = SnapshotVerbs(mounts, self._rolled_back)
+        try:
+            return ControlServer(self._settings.control, snapshots.verbs)
+        except ControlError as error:
+            raise StartError(str(error), error.hint) from None
+
+    def _rolled_back(self) -> None:
+        self._nfsd.rolled_back()
 
     def _open_link(self) -> ClosableLink:
         interface = self._settings.interface
@@ -230,17 +277,14 @@ class Machine:
         self._leader = leader = Leader(wire, self._clock, self.counters)
         registry = Registry()
         self._rpc = RpcServer(registry, self.counters, self._clock)
+        self._nfsd = Nfsd(
+            self._tree,
+            self._exports,
+            self._clock,
+            write_verifier=self._random.randbytes(WRITE_VERIFIER_BYTES),
+        )
         services = (
-            (
-                Nfsd(
-                    self._tree,
-                    self._exports,
-                    self._clock,
-                    write_verifier=self._random.randbytes(WRITE_VERIFIER_BYTES),
-                ),
-                NFS_PORT,
-                leader.submit,
-            ),
+            (self._nfsd, NFS_PORT, leader.submit),
             (Mountd(self._tree, self._exports), MOUNTD_PORT, self._own_thread(leader, "mountd")),
             (
                 Rpcbind(registry, self.counters, self._clock),
@@ -281,12 +325,21 @@ class Machine:
         for number in range(self._settings.nfsd_threads):
             self._bodies.append((f"nfsd-{number}", leader.work))
         self._bodies.append(("ticker", leader.tick))
+        if self._control is not None:
+            self._bodies.append(("control", self._control.serve))
         with leader.lock:
             self._stack.start(self._clock.now())
+        for filesystem in self._tree.filesystems:
+            if filesystem.has_background_work:
+                body = filesystem.run_in_background
+                self._journals.append(self._start_thread("journal", body))
         for name, body in self._bodies:
-            thread = threading.Thread(target=self._run, args=(name, body), name=name, daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            self._threads.append(self._start_thread(name, body))
+
+    def _start_thread(self, name: str, body: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=self._run, args=(name, body), name=name, daemon=True)
+        thread.start()
+        return thread
 
     def _run(self, name: str, body: Callable[[], None]) -> None:
         """A thread: its body, entered again when something that should not happen has happened.
@@ -316,11 +369,16 @@ class Machine:
     # --- stop -----------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Finish what is in progress, close connections in order, make everything durable."""
+        """Take no more calls, finish those in progress, held ones too, close connections in order,
+        and unmount. StopError: that has failed."""
         leader, now = self._leader, self._clock.now
         assert leader is not None, "stop comes after start"
         self._stopping = True
         deadline = now() + STOP_GRACE
+        if self._control is not None:
+            self._control.stop()
+        with leader.lock:
+            self._rpc.stop_taking()
         self._wait_until(lambda: leader.is_idle, deadline)
         with leader.lock:
             self._stack.close(now())
@@ -331,7 +389,22 @@ class Machine:
         self._link.close()
         for thread in self._threads:
             thread.join(max(0, deadline - now()) / SECOND)
-        self._tree.close()
+        if self._control is not None:
+            self._control.close()
+        self._unmount()
+
+    def _unmount(self) -> None:
+        """Every file system, clean. With the last of it their threads return."""
+        try:
+            self._tree.close()
+        except VfsError as error:
+            raise StopError(
+                f"not unmounted clean: {error.detail}",
+                "what was changed last may be lost; check it before it is used again",
+            ) from None
+        finally:
+            for thread in self._journals:
+                thread.join(STOP_GRACE / SECOND)
 
     def _wait_until(self, condition: Callable[[], bool], deadline: Instant) -> None:
         while not condition() and self._clock.now() < deadline:
@@ -348,6 +421,7 @@ class StackWire:
         self._full = link.mtu
         self.read = link.receive
         self.wait = link.wait
+        self.wake = link.wake
         self.flush = stack.flush
         self.expire = stack.expire
 
@@ -439,6 +513,11 @@ def name_this_thread(name: str) -> None:
     """As `ps -T` shows it. (Python itself names threads only from 3.14 on.)"""
     with suppress(OSError):
         Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name)
+
+
+def _begins(notes: Sequence[str], words: str) -> bool:
+    """Whether one of the notes says that, and more."""
+    return any(note.startswith(words) for note in notes)
 
 
 def parse_size(text: str) -> int:

@@ -140,7 +140,7 @@ _NO_SUBTREES: Final = "a handle is checked against its export in every call"
 _NO_GATHERING: Final = "writes are gathered by group commit, without a delay"
 _NO_LABELS: Final = "there are no security labels"
 _NO_PNFS: Final = "there is no pNFS"
-_NO_ACL: Final = "there are no access control lists"
+_NO_ACL: Final = "access control lists are always obeyed, and clients are not shown them"
 _NO_NLM: Final = "there is no lock manager"
 _IGNORED_FLAGS: Final = {
     "subtree_check": _NO_SUBTREES,

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from appliance.cli import UsageError, main, notify, parse_mount, parser, settings_of
+from appliance.cli import main, notify, parse_mount, parser, settings_of
+from appliance.fsimage.device import FileDevice
+from appliance.fsimage.durability import Durability
+from appliance.fsimage.overlays import open_overlay
 from appliance.machine import MountSpec
+from appliance.words import UsageError
 
 
 @pytest.mark.parametrize(
@@ -29,6 +33,16 @@ from appliance.machine import MountSpec
         ("image", "dir@/fs.img@/", MountSpec("image", "dir@/fs.img", "/", False, None)),
         ("image", "fs.img,rw", MountSpec("image", "fs.img,rw", "/", False, None)),
         ("image", "x,partition=1@/", MountSpec("image", "x,partition=1", "/", False, None)),
+        ("image", "fs.img,overlay", MountSpec("image", "fs.img", "/", False, None, "")),
+        ("image", "a@/x,overlay=b/c", MountSpec("image", "a", "/x", False, None, "b/c")),
+        ("image", "a,overlay=b,partition=2", MountSpec("image", "a", "/", False, 2, "b")),
+        ("image", "a,partition=2,overlay", MountSpec("image", "a", "/", False, 2, "")),
+        ("image", "a,overlay=b=c@d", MountSpec("image", "a", "/", False, None, "b=c@d")),
+        ("image", "a,overlay@/", MountSpec("image", "a,overlay", "/", False, None)),
+        ("image", "a,overlay=b@/", MountSpec("image", "a,overlay=b", "/", False, None)),
+        ("image", "a,overlays", MountSpec("image", "a,overlays", "/", False, None)),
+        ("image", "a,ro=1", MountSpec("image", "a,ro=1", "/", False, None)),
+        ("image", "a,partition", MountSpec("image", "a,partition", "/", False, None)),
         ("directory", "/srv@/srv,ro", MountSpec("directory", "/srv", "/srv", True, None)),
         ("memory", "64M", MountSpec("memory", "64M", "/", False, None)),
     ],
@@ -44,12 +58,34 @@ def test_a_mount_is_a_source_a_path_and_options(kind: str, text: str, spec: Moun
         ("image", ",ro"),
         ("image", "@/x"),
         ("memory", "1G,partition=1"),
+        ("memory", "1G,ro"),
+        ("memory", "1G,overlay"),
+        ("directory", "/srv,overlay=x"),
+        ("image", "a,overlay="),
+        ("image", "a,ro,overlay"),
+        ("image", "a,overlay=b,ro"),
         *(("image", f"a,partition={n}") for n in ("", "0", "-1", "x", "1000000", "\u0663", " 1")),
     ],
 )
 def test_a_mount_that_cannot_be_is_refused(kind: str, text: str) -> None:
     with pytest.raises(UsageError):
         parse_mount(kind, text)
+
+
+def test_memory_that_is_only_read_is_refused_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--ip", "10.0.0.5", "--memory", "1G,ro"]) == 2
+    assert capsys.readouterr().err == (
+        "error: an empty file system that is only read is of no use\nhint: leave out ,ro\n"
+    )
+
+
+@pytest.mark.parametrize("word", ["full", "process", "lazy"])
+def test_how_durable_is_said_in_a_word(word: str) -> None:
+    words = ["--ip", "10.0.0.5", "--memory", "1M", "--sync", word, "--control", "/run/ctl"]
+    settings = settings_of(parser().parse_args(words))
+    assert settings.sync is Durability(word)
+    assert settings.control == Path("/run/ctl")
+    assert settings_of(parser().parse_args(words[:4])).sync is Durability.FULL
 
 
 def test_mounts_keep_their_order() -> None:
@@ -73,6 +109,9 @@ def test_mounts_keep_their_order() -> None:
         ["--ip", "10.0.0.5", "--memory", "1M", "--tap", "a", "--tap-fd", "3"],
         ["--ip", "10.0.0.5", "--memory", "1M", "--nonsense"],
         ["--ip", "10.0.0.5", "--memory", "1M", "--mtu", "abc"],
+        ["--ip", "10.0.0.5", "--memory", "1M", "--sync", "never"],
+        ["merge", "fs.img"],
+        ["merge", "--force", "fs.img", "changes"],
     ],
 )
 def test_a_wrong_command_line_is_one_error_a_hint_at_most_and_exit_code_2(
@@ -94,6 +133,8 @@ def test_a_wrong_command_line_is_one_error_a_hint_at_most_and_exit_code_2(
         ["--memory", "lots"],
         ["--memory", "1M", "--memory", "1M"],
         ["--memory", "1M", "--exports", "/nonexistent/exports"],
+        ["--memory", "1M", "--control", "/nonexistent/control"],
+        ["--image", "/nonexistent/fs.img,overlay"],
     ],
 )
 def test_what_cannot_be_served_is_an_error_and_exit_code_1(
@@ -104,6 +145,34 @@ def test_what_cannot_be_served_is_an_error_and_exit_code_1(
     assert out == ""
     assert err.startswith("error: ")
     assert not Path("/sys/class/net/never-made").exists()
+
+
+def test_merge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, changes = tmp_path / "fs.img", tmp_path / "changes"
+    image.write_bytes(bytes(10_000))
+    overlay = open_overlay(str(changes), FileDevice(image), str(image))
+    overlay.write(5000, [b"changed"])
+    assert main(["merge", str(image), str(changes)]) == 1
+    assert "in use" in capsys.readouterr().err
+    overlay.close()
+    assert main(["merge", str(image), str(changes)]) == 0
+    assert capsys.readouterr() == (f"{image}: 4096 bytes merged\n", "")
+    assert image.read_bytes() == bytes(5000) + b"changed" + bytes(4993)
+    changes.write_text("something else")
+    assert main(["merge", str(image), str(changes)]) == 1
+    assert "not an overlay" in capsys.readouterr().err
+
+
+def test_nothing_is_left_of_a_start_that_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the control socket nor a lock."""
+    control = tmp_path / "control"
+    words = ["--ip", "10.0.0.5", "--tap", "lo", "--memory", "1M", "--control", str(control)]
+    for _ in range(2):
+        assert main(words) == 1
+        assert "control" not in capsys.readouterr().err
+        assert not control.exists()
 
 
 def test_check_exports_prints_the_table_or_what_is_wrong(

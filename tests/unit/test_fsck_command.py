@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import struct
 import subprocess
@@ -87,10 +88,21 @@ def test_what_cannot_be(
 
 def test_what_is_no_file_system(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = tmp_path / "fs.img"
-    image.write_bytes(b"\x1f\x8b" + bytes(5000))
+    image.write_bytes(b"XFSB" + bytes(5000))
     assert main(["fsck", str(image)]) == 8
     said = capsys.readouterr().err
-    assert "compressed with gzip" in said and "hint: decompress it first" in said
+    assert "an XFS" in said and "hint: mount it through a loop device" in said
+
+
+def test_a_compressed_image(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed = image.with_suffix(".gz")
+    packed.write_bytes(gzip.compress(image.read_bytes()))
+    assert main(["fsck", str(packed)]) == 0
+    assert capsys.readouterr().out.endswith("blocks\n")
+    packed.write_bytes(packed.read_bytes()[:-100])
+    assert main(["fsck", str(packed)]) == 8
+    said = capsys.readouterr().err
+    assert "damaged: it ends in the middle" in said and "hint: gzip -t" in said
 
 
 def test_a_superblock_that_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,39 @@
+"""What all commands have in common: how a command line is refused, and an error told.
+
+An error is a line `error: ...` on stderr, and if there is something to be done about it, a line
+`hint: ...`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import NoReturn
+
+
+class UsageError(Exception):
+    """The command line cannot be; told with a hint."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, telling its errors as everything here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"{self.prog} --help")
+
+
+def tell(message: str, hint: str) -> None:
+    """Tell an error."""
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+
+
+def fail(code: int, message: str, hint: str) -> int:
+    """Tell an error; the exit code to return with."""
+    tell(message, hint)
+    return code
