@@ -7,6 +7,7 @@ business of tests/interop.
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -20,7 +21,7 @@ MKE2FS = ["mke2fs", "-q", "-F", "-U", "6a1b5c9e-2f0d-4f5e-9a53-0c1d2e3f4a5b"]
 
 READ_BYTES = 1 << 20
 LIST_ENTRIES = 700
-LARGE = 1 << 30
+LARGE = 1 << 25
 LARGE_TAIL = 2 << 20
 
 
@@ -147,6 +148,7 @@ def look(node: Node) -> dict[str, Any]:
         "used": attributes.used,
         "rdev": list(attributes.rdev),
         "times": [attributes.atime_ns, attributes.mtime_ns, attributes.ctime_ns],
+        "xattrs": dict(sorted(xattrs(node))),
     }
     if attributes.type is FileType.SYMLINK:
         found["target"] = node.readlink().hex()
@@ -155,3 +157,14 @@ def look(node: Node) -> dict[str, Any]:
     if attributes.type is FileType.REGULAR:
         found["sha256"] = digest(node)
     return found
+
+
+def xattrs(node: Node) -> Iterator[tuple[str, str]]:
+    """Its extended attributes, and its lists, which are such as well for the kernel."""
+    attributes = node.attributes()
+    for name in node.xattrs():
+        yield os.fsdecode(name), node.xattr(name).hex()
+    if attributes.acl is not None:
+        yield "system.posix_acl_access", attributes.acl.to_xattr().hex()
+    if attributes.default_acl is not None:
+        yield "system.posix_acl_default", attributes.default_acl.to_xattr().hex()

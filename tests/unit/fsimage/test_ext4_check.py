@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from appliance.fsimage.device import FileDevice
+from appliance.fsimage.ext4.bits import Bits, in_words, ranges_in
 from appliance.fsimage.ext4.check import Report, check, examine
-from appliance.fsimage.ext4.check.bits import Bits, in_words, ranges_in
 from tests.unit.fsimage.damage import MemoryDevice
 from tests.unit.fsimage.ext4_images import debugfs, make_image, run, sample_tree
 from tests.unit.fsimage.test_ext4_read import MATRIX

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from appliance.fsimage.ext4.crc import MASK32, crc16, crc32_be, crc32c, crc32c_in_python
+from appliance.fsimage.ext4.crc import (
+    MASK32,
+    Balance,
+    crc16,
+    crc32_be,
+    crc32c,
+    crc32c_in_python,
+)
 
 CHECK = b"123456789"
 
@@ -54,3 +63,16 @@ assert crc32c(0xFFFFFFFF, b"123456789") ^ 0xFFFFFFFF == 0xE3069283
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert "slow" in done.stderr
+
+
+@pytest.mark.parametrize("at", [0, 0xC4, 1016])
+def test_four_bytes_make_up_for_any_change(at: int) -> None:
+    rng = random.Random(at)
+    balance = Balance(1020, at)
+    for _ in range(300):
+        record = bytearray(rng.randbytes(1020))
+        wanted = rng.getrandbits(32)
+        before = bytes(record)
+        balance.apply(record, wanted)
+        assert crc32c(MASK32, bytes(record)) == wanted
+        assert record == before[:at] + record[at : at + 4] + before[at + 4 :]

@@ -19,7 +19,8 @@ from appliance.fsimage.errors import ImageError
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4 import layout
 from appliance.fsimage.ext4.extents import BlockMaps, ExtentTree
-from appliance.fsimage.ext4.filesystem import Ext4, Ext4Node, open_ext4
+from appliance.fsimage.ext4.filesystem import Ext4, open_ext4
+from appliance.fsimage.ext4.node import Ext4Node
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.interface import FileType
 from tests.unit.fsimage.damage import MemoryDevice, bounded_time
@@ -127,6 +128,7 @@ def test_the_image_is_sound(image: Image) -> None:
         (0x28, "<H", 0),  # eh_magic
         (0x2A, "<H", 5),  # eh_entries > eh_max
         (0x2C, "<H", 500),  # eh_max
+        (0x2A, "<I", 0),  # no entries, and no room for any
         (0x2E, "<H", 6),  # eh_depth
         (0x2E, "<H", 0),
         (0x2E, "<H", 2),
@@ -146,6 +148,7 @@ def test_a_root_that_cannot_be(image: Image, at: int, layout: str, value: int) -
     [
         (0x00, "<H", 0),  # eh_magic
         (0x02, "<H", 0xFFFF),  # eh_entries
+        (0x02, "<I", 0x10001),  # one of one
         (0x06, "<H", 1),  # eh_depth
         (0x10, "<H", 0),  # ee_len
         (0x10, "<H", 3),  # ee_len: into the next extent

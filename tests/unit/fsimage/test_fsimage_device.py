@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from appliance import limits
-from appliance.fsimage import device as device_module
+from appliance.fsimage import in_use
 from appliance.fsimage.device import BlockDevice, FileDevice, Overlay, Slice
 from appliance.fsimage.errors import ImageError
 from appliance.vfs.errors import Code, VfsError
@@ -167,12 +167,12 @@ def test_what_the_kernel_has_open(
     (loop / "loop").mkdir(parents=True)
     (loop / "loop" / "backing_file").write_text(f"{image}\n")
     (loop / "ro").write_text("1\n")
-    monkeypatch.setattr(device_module, "_BLOCK_DEVICES", tmp_path / "block")
+    monkeypatch.setattr(in_use, "_BLOCK_DEVICES", tmp_path / "block")
     FileDevice(image).close()
     assert not caplog.text
     (loop / "ro").write_text("0\n")
     FileDevice(image).close()
-    assert "also open as /dev/loop7" in caplog.text
+    assert "also in use, as /dev/loop7" in caplog.text
     with pytest.raises(ImageError, match="as /dev/loop7"):
         FileDevice(image, read_only=False)
 

@@ -14,7 +14,7 @@ from appliance.fsimage.image import open_image
     ("offset", "magic", "words", "hint"),
     [
         (0, b"QFI\xfb", "a qcow2 image", "qemu-img convert"),
-        (0, b"\x1f\x8b\x08", "compressed with gzip", "decompress"),
+        (0, b"\x1f\x8b\x08", "compressed with gzip, and damaged", "gzip -t"),
         (0, b"XFSB", "an XFS", "--directory"),
         (0x10040, b"_BHRfS_M", "a Btrfs", "--directory"),
         (0x8001, b"CD001", "an ISO 9660", "--directory"),
