@@ -88,6 +88,10 @@ def look(path: bytes) -> dict[str, Any]:
         "used": status.st_blocks * 512,
         "rdev": [os.major(status.st_rdev), os.minor(status.st_rdev)],
         "times": [status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns],
+        "xattrs": {
+            name: os.getxattr(path, name, follow_symlinks=False).hex()
+            for name in sorted(os.listxattr(path, follow_symlinks=False))
+        },
     }
     if stat.S_ISLNK(status.st_mode):
         found["target"] = os.readlink(path).hex()
@@ -106,7 +110,7 @@ def generation(path: bytes) -> int:
     return int(struct.unpack_from("<I", buffer)[0])
 
 
-LARGE = 1 << 30
+LARGE = 1 << 25
 LARGE_TAIL = 2 << 20
 """Of a file so large that it can only be sparse, the end is compared."""
 
@@ -278,7 +282,51 @@ def sync_directory() -> None:
     os.close(here)
 
 
-ACTIONS = {"view": view, "populate": populate, "crash": crash}
+# --- extended attributes -----------------------------------------------------
+
+
+def change_xattrs(image: str, argument: str) -> list[bool]:
+    """Make the changes in this file: path, name, and value in hexadecimal or null, which removes.
+    A file that is not there is made first. What the kernel takes."""
+    return [take_xattr(*change) for change in json.loads(Path(argument).read_text())]
+
+
+def take_xattr(path: str, name: str, value: str | None) -> bool:
+    if not os.path.exists(path):
+        Path(path).touch()
+    try:
+        if value is None:
+            os.removexattr(path, name)
+        else:
+            os.setxattr(path, name, bytes.fromhex(value))
+    except OSError:
+        return False
+    return True
+
+
+def xattrs(image: str, argument: str) -> dict[str, dict[str, Any]]:
+    """All extended attributes of what is at the top, and what else changes with them."""
+    found = {}
+    for path in os.listdir():
+        status = os.lstat(path)
+        found[path] = {
+            "mode": status.st_mode & 0o7777,
+            "used": status.st_blocks * 512,
+            "xattrs": {
+                name: os.getxattr(path, name, follow_symlinks=False).hex()
+                for name in os.listxattr(path, follow_symlinks=False)
+            },
+        }
+    return found
+
+
+ACTIONS = {
+    "view": view,
+    "populate": populate,
+    "crash": crash,
+    "change_xattrs": change_xattrs,
+    "xattrs": xattrs,
+}
 
 if __name__ == "__main__":
     main()

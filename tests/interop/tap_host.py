@@ -13,7 +13,7 @@ import random
 import select
 import sys
 from ipaddress import IPv4Interface
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 
 import pytun
@@ -53,6 +53,7 @@ class TapHost:
         self._link = link
         self._clock = SystemClock()
         self._lock = Lock()
+        self._woken = Event()
         config = HostConfig(MAC, ADDRESS, 24)
         self._stack = Stack(link, config, random=random.Random(1), counters=self.counters)
         self._socket = self._stack.udp.bind(PORT, self._datagram)
@@ -66,6 +67,9 @@ class TapHost:
 
     def _read(self) -> None:
         while (frame := self._link.receive()) is not None:
+            if not frame:
+                self._woken.set()
+                continue
             now = self._clock.now()
             with self._lock:
                 self._stack.receive(frame, now)
@@ -78,6 +82,15 @@ class TapHost:
             with self._lock:
                 self._stack.expire(now)
                 self._stack.flush(now)
+
+    def wake(self) -> int:
+        """How many of three calls the reader has heard, each on its own."""
+        heard = 0
+        for _ in range(3):
+            self._woken.clear()
+            self._link.wake()
+            heard += self._woken.wait(0.2)
+        return heard
 
     def close(self) -> bool:
         """True: the reader has ended, too."""
@@ -109,8 +122,10 @@ def main() -> None:
     got = {"name": link.name, "vnet": link.vnet, "mtu": link.mtu}
     print(json.dumps(got), flush=True)
     host.run_until_end_of_input()
+    woken = host.wake()
     ended = host.close()
-    print(json.dumps({"ended": ended, "counters": host.counters}), flush=True)
+    said = {"woken": woken, "ended": ended, "counters": host.counters}
+    print(json.dumps(said), flush=True)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def test_no_loop_device_and_no_mount(plain_netns: Namespace, tmp_path: Path, ima
 def test_it_is_one_process_with_a_thread_for_each_service(server: Appliance) -> None:
     tasks = Path(f"/proc/{server.pid}/task")
     main = (tasks / str(server.pid) / "comm").read_text().strip()
-    services = {"mountd", "nfsd-0", "nfsd-1", "nfsd-2", "nfsd-3", "rpcbind", "ticker"}
+    services = {"journal", "mountd", *(f"nfsd-{n}" for n in range(4)), "rpcbind", "ticker"}
     names = [(task / "comm").read_text().strip() for task in tasks.iterdir()]
     assert sorted(names) == sorted([main, *services])
     listed = run("ps", "-T", "-o", "comm=", "-p", str(server.pid)).split()

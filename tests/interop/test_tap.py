@@ -54,6 +54,7 @@ class Process:
         assert said.get("ended") is True, self.complaints()
         assert time.monotonic() - began < 2
         assert self._process.wait(10) == 0
+        self.woken: int = said["woken"]
         counters: dict[str, int] = said["counters"]
         return counters
 
@@ -163,6 +164,7 @@ def test_a_new_tap_is_set_up_used_and_gone_again(
     counters = process.stop()
     assert counters["ip.reassembled"] == 9, "five pings and four datagrams"
     assert_nothing_was_bad(counters)
+    assert process.woken == 3, "the thread that reads can be called away from it"
     assert "tap1" not in netns.ip("link show")
 
 
