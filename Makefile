@@ -1,10 +1,12 @@
-# Eight verbs. Each installs what it needs: Debian packages (as root), and the Python ones in .venv.
+# Ten verbs. Each installs what it needs: Debian packages (as root), and the Python ones in .venv.
 #
 #   make demo     serve an image in a private network namespace, and use it   (KEEP=1: keep serving)
+#   make plug     kill the server in the middle of a client's cp -a, judge the image, start it again
 #   make test     check, then all tests
 #   make check    format, lint, types, imports, tidiness
 #   make unit     the tests that need neither root nor a guest
-#   make bench    how fast is it?
+#   make crash    crash states of file systems, as many as you like   (STATES=20000 SEED=1)
+#   make bench    how fast is it?   (ROWS=GETATTR: of the server; PARTS=live: of images)
 #   make venv     the Python environment alone
 #   make guest    the small Linux machine with the kernel's NFS client that tests boot
 #   make clean    remove everything that was made here
@@ -14,10 +16,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON_TOOLS := tools/guest-build tools/guest-run tools/capture-oracle
 
-.PHONY: demo test check unit bench venv guest clean
+.PHONY: demo plug test check unit crash bench venv guest clean
 
 demo: .cache/packages-demo $(VENV)/.made
 	PYTHON=$(BIN)/python tools/demo
+
+plug: $(VENV)/.made guest
+	PYTHON=$(BIN)/python tools/plug
 
 test: check .cache/packages-test guest
 	$(BIN)/pytest --durations=15
@@ -34,8 +39,12 @@ check: $(VENV)/.made
 unit: $(VENV)/.made
 	$(BIN)/pytest -m "not root and not guest"
 
+crash: .cache/packages-test $(VENV)/.made
+	$(BIN)/python -m tests.crash --states $(or $(STATES),20000) --seed $(or $(SEED),1)
+
 bench: .cache/packages-bench $(VENV)/.made
-	$(BIN)/python tests/bench/run.py $(ROWS)
+	$(if $(PARTS),,$(BIN)/python tests/bench/run.py $(ROWS))
+	$(if $(ROWS),,$(BIN)/python -m tests.bench.image $(PARTS))
 
 venv: $(VENV)/.made
 

@@ -34,7 +34,7 @@ TABLE_FILE_LINES_MAX = 900
 """protocol.py and layout.py are the RFC's or the disk's own lists, which nobody should cut up."""
 FUNCTION_LINES_MAX = 60
 
-ENTRY_POINTS = {"appliance", "appliance.__main__"}
+ENTRY_POINTS = {"appliance", "appliance.__main__", "appliance.ctl"}
 FROM_A_STANDARD = (
     "netstack/wire",
     "netstack/ip",

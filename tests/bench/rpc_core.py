@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Annotated, Never
 
 from appliance.clock import SystemClock
+from appliance.oncrpc.held import Held
 from appliance.oncrpc.message import call_header, success_reply
 from appliance.oncrpc.program import Call, Program
 from appliance.oncrpc.record import mark
@@ -101,6 +102,36 @@ def count(call: Call[Never], args: WRITEargs) -> uint32:
     return len(args.data)
 
 
+class Flush:
+    """What held replies wait for."""
+
+    def __init__(self) -> None:
+        self.then: Callable[[Exception | None], None] | None = None
+
+    def wait(self) -> None:
+        """Nobody does."""
+
+    def when_durable(self, then: Callable[[Exception | None], None]) -> None:
+        self.then = then
+
+
+class Disk:
+    """A service whose replies are held until its next flush."""
+
+    def __init__(self) -> None:
+        self.flush = Flush()
+
+
+@bench.procedure(3)
+def change(call: Call[None], args: GETATTRargs) -> GETATTRresok:
+    """As GETATTR, and held."""
+    call.hold(call.host.flush)
+    return GETATTRresok(FATTR)
+
+
+HELD_TOGETHER = 64
+
+
 def best(work: Callable[[], object], number: int, rounds: int = 7) -> float:
     """Microseconds of one `work`."""
     times = []
@@ -122,8 +153,47 @@ def whole_path(record: bytes) -> Callable[[], None]:
     def serve() -> None:
         session.text_arrived(text)
         call = pending.pop()
-        call.finish(call.run())
+        reply = call.run()
+        assert not isinstance(reply, Held)
+        call.finish(reply)
         sent.clear()
+
+    return serve
+
+
+def held_together(record: bytes) -> Callable[[], None]:
+    """So many records in, a flush, and their replies out of the transport."""
+    world, disk = RpcWorld(SystemClock()), Disk()
+    world.add(bench, disk)
+    transport, session = world.connect(Loopback())
+    text = [memoryview(record)] * HELD_TOGETHER
+
+    def serve() -> None:
+        session.text_arrived(text)
+        world.run()
+        flush, disk.flush = disk.flush, Flush()
+        assert flush.then is not None
+        flush.then(None)
+        transport.sent.clear()
+
+    return serve
+
+
+def write_1m(client: RpcClient) -> Callable[[], None]:
+    """A record with much data in, its reply out of the transport."""
+    data = [memoryview(bytes(65160)) for _ in range(16)]
+    length = sum(map(len, data))
+    write = client.header(bench.number, 1, 2) + len(HANDLE).to_bytes(4, "big") + HANDLE
+    write += bytes(16) + length.to_bytes(4, "big")
+    text = [memoryview(mark(len(write) + length) + write), *data]
+    world = RpcWorld(SystemClock())
+    world.add(bench, None)
+    transport, session = world.connect(Loopback())
+
+    def serve() -> None:
+        session.text_arrived(text)
+        world.serve()
+        transport.sent.clear()
 
     return serve
 
@@ -133,6 +203,7 @@ def cases() -> list[tuple[str, float, float]]:
     client = RpcClient(uid=1000, gid=1000, gids=(4, 24, 27))
     getattr_call = client.call(bench, 1, GETATTRargs(HANDLE))
     null_call = client.call(bench, 0)
+    change_call = client.call(bench, 3, GETATTRargs(HANDLE))
     arguments = codec(GETATTRargs)
     results = codec(GETATTRresok)
     known: dict[bytes, object] = {}
@@ -152,20 +223,6 @@ def cases() -> list[tuple[str, float, float]]:
     )
     listing_codec = codec(READDIRPLUSresok)
 
-    data = [memoryview(bytes(65160)) for _ in range(16)]
-    length = sum(map(len, data))
-    write = client.header(bench.number, 1, 2) + HANDLE.__len__().to_bytes(4, "big") + HANDLE
-    write += bytes(16) + length.to_bytes(4, "big")
-    text = [memoryview(mark(len(write) + length) + write), *data]
-    world = RpcWorld(SystemClock())
-    world.add(bench, None)
-    transport, session = world.connect(Loopback())
-
-    def write_1m() -> None:
-        session.text_arrived(text)
-        world.serve()
-        transport.sent.clear()
-
     def marked(call: bytes) -> bytes:
         return mark(len(call)) + call
 
@@ -178,12 +235,17 @@ def cases() -> list[tuple[str, float, float]]:
         ("NULL, record to reply", 6.0, best(whole_path(marked(null_call)), 10000)),
         ("GETATTR, record to reply", 9.0, best(whole_path(marked(getattr_call)), 10000)),
         (
+            f"the same, {HELD_TOGETHER} of them held for one flush, each",
+            12.0,
+            best(held_together(marked(change_call)), 200) / HELD_TOGETHER,
+        ),
+        (
             "READDIRPLUS, 1000 cached entries",
             400.0,
             best(readdirplus(listing), 50),
         ),
         ("READDIRPLUS, 1000 entries", 1500.0, best(readdirplus(fresh), 20)),
-        ("WRITE of 1 MiB in 16 pieces, record to reply", 30.0, best(write_1m, 500)),
+        ("WRITE of 1 MiB in 16 pieces, record to reply", 30.0, best(write_1m(client), 500)),
     ]
 
 
