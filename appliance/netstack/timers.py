@@ -107,5 +107,11 @@ class Timers:
         due: list[tuple[Instant, int, Timer]] = []
         while heap and heap[0][0] <= now:
             due.append(heappop(heap))
-        for entry, _, timer in due:
-            timer.due(entry, now)
+        due.reverse()
+        try:
+            while due:
+                entry, _, timer = due.pop()
+                timer.due(entry, now)
+        finally:
+            for rest in due:  # one has raised: the others are due as before
+                heappush(heap, rest)

@@ -23,7 +23,7 @@ make any call from inside them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from appliance.clock import Instant
@@ -36,6 +36,7 @@ from appliance.limits import (
     TCP_TIME_WAIT,
 )
 from appliance.netstack.ip.path import Path
+from appliance.netstack.tcp import reasons
 from appliance.netstack.tcp.congestion import Congestion, NewReno
 from appliance.netstack.tcp.express import express
 from appliance.netstack.tcp.patience import KeepAlive, PerSecond
@@ -106,6 +107,7 @@ class Connection:
         "marked",
         "mss",
         "nodelay",
+        "on_closed",
         "path",
         "paused",
         "peer_address",
@@ -149,6 +151,8 @@ class Connection:
     """No Nagle algorithm: replies do not wait."""
     user_timeout: Instant | None
     """How long text may stay unacknowledged (RFC 5482); None: as long as the peer is there."""
+    on_closed: Callable[[str | None], None] | None
+    """Told when it is CLOSED, and why, also where `ended` has told of the peer's FIN before."""
     marked: bool
     """Tcp.flush will ask what there is to send."""
     syn_due: bool
@@ -200,6 +204,7 @@ class Connection:
         self.life_timer = tcp.timers.timer(self._live_on)
         self.heard_at = self.progress_at = self.sent_at = self.stamp_recent_at = 0
         self.user_timeout = None
+        self.on_closed = None
         self.soft_error: str | None = None
 
         self.predicted = NOT_PREDICTED
@@ -257,7 +262,7 @@ class Connection:
         """CLOSE in the RFC's sense: a FIN follows the text; text still arrives."""
         match self.state:
             case State.SYN_SENT:
-                self.end("closed")
+                self.end(reasons.CLOSED)
             case State.SYN_RECEIVED:
                 self.closing = True  # queued until the handshake is over
             case State.ESTABLISHED:
@@ -284,7 +289,7 @@ class Connection:
         """ABORT: reset the connection."""
         if self.state not in (State.CLOSED, State.SYN_SENT, State.TIME_WAIT):
             self.tcp.send_reset(self.path, self.key, self.snd.nxt, self.rcv.nxt)
-        self.end("aborted")
+        self.end(reasons.ABORTED)
 
     def keep_alive(self, keepalive: KeepAlive) -> None:
         """Ask a peer that says nothing for long whether it is there, and end the connection if it
@@ -397,6 +402,8 @@ class Connection:
         self.snd.forget()
         self.rcv.forget()
         self.tell(reason)
+        if self.on_closed is not None:
+            self.on_closed(reason)
 
     def tell(self, reason: str | None) -> None:
         """Tell the user that it has ended, once."""
@@ -462,7 +469,7 @@ class Connection:
             self.life_timer.set(self.heard_at + keepalive.idle)
         elif keepalive.unanswered >= keepalive.probes:
             self.counters["tcp.keepalive_failed"] += 1
-            self.give_up(self.soft_error or "keep-alive: no answer")
+            self.give_up(self.soft_error or reasons.KEEPALIVE)
         else:
             keepalive.unanswered += 1
             self.probe_due = True

@@ -19,6 +19,7 @@ from appliance.limits import (
     TCP_SYN_BACKLOG,
 )
 from appliance.netstack.ip.path import Path
+from appliance.netstack.tcp.active_open import REUSE_GAP, active_open
 from appliance.netstack.tcp.connection import Connection, ConnectionUser
 from appliance.netstack.tcp.listener import Listener
 from appliance.netstack.tcp.output import output, send_header
@@ -34,14 +35,8 @@ from appliance.trace import Counters
 
 Buffer = bytes | bytearray | memoryview
 
-EPHEMERAL_PORTS: Final = range(49152, 65536)
-"""RFC 6335 section 6."""
-
 ISN_TICK: Final = 4000
 """Nanoseconds: the ISN clock of RFC 9293 section 3.4.1 counts microseconds in fours."""
-
-REUSE_GAP: Final = 1 << 16
-"""How far the numbers of a connection that follows one in TIME-WAIT are ahead of it (RFC 6191)."""
 
 
 class Tcp:
@@ -78,6 +73,8 @@ class Tcp:
         self.dirty: list[Connection] = []
         self._time_wait: dict[Connection, None] = {}  # oldest first
         self._headers: list[tuple[Path, wire.Segment]] = []  # resets to send
+        self.ports_used = random.getrandbits(32)
+        """Source ports that were given out; it begins anywhere."""
         self._resets = PerSecond(TCP_RESETS_PER_SECOND_MAX)
 
     # --- for users --------------------------------------------------------------------------------
@@ -106,32 +103,8 @@ class Tcp:
         source_port: int | None = None,
     ) -> Connection:
         """Active OPEN. `room_again` tells the user that it is established, `ended` that it is not
-        going to be."""
-        path = self.path_to(destination)
-        if source_port is None:
-            source_port = self._free_port(path, port)
-        key = _key(path, port, source_port)
-        if key in self.connections:
-            raise ValueError(f"port {source_port} is connected already")
-        if not self.has_room():
-            raise ValueError("too many connections")
-        iss = self.initial_sequence_number(key, now)
-        c = Connection(self, path, key, iss, State.CLOSED)
-        c.user = user
-        c.heard_at = c.progress_at = now
-        c.become(State.SYN_SENT)
-        c.syn_due = True
-        self.connections[key] = c
-        c.mark()
-        return c
-
-    def _free_port(self, path: Path, port: int) -> int:
-        """RFC 6056: a source port that is hard to guess."""
-        for _ in range(2 * len(EPHEMERAL_PORTS)):
-            candidate = self.random.choice(EPHEMERAL_PORTS)
-            if _key(path, port, candidate) not in self.connections:
-                return candidate
-        raise ValueError("no free port")
+        going to be. CannotConnect."""
+        return active_open(self, self.path_to(destination), port, user, now, source_port)
 
     # --- packets in -------------------------------------------------------------------------------
 
@@ -267,13 +240,14 @@ class Tcp:
 
     def initial_sequence_number(self, key: bytes, now: Instant) -> int:
         """RFC 6528: a clock, and a function of the connection that nobody else can compute."""
-        return now // ISN_TICK + self._keyed(key, b"isn") & MASK
+        return now // ISN_TICK + self.keyed(key, b"isn") & MASK
 
     def stamp_base(self, key: bytes) -> int:
         """Where the connection's timestamps begin (RFC 7323 section 5.4)."""
-        return self._keyed(key, b"stamp")
+        return self.keyed(key, b"stamp")
 
-    def _keyed(self, key: bytes, purpose: bytes) -> int:
+    def keyed(self, key: bytes, purpose: bytes) -> int:
+        """32 bits that follow from `key`, and that nobody else can compute."""
         digest = blake2b(key, digest_size=4, key=self._secret, person=purpose).digest()
         return int.from_bytes(digest, "big")
 
@@ -313,9 +287,3 @@ def is_unicast(address: bytes) -> bool:
     if len(address) != 4:
         return address[0] != 0xFF and any(address)
     return 0 < address[0] < 224 and address[0] != 127
-
-
-def _key(path: Path, port: int, source_port: int) -> bytes:
-    """The key of a connection: addresses and ports as in a packet from the peer."""
-    ports = port.to_bytes(2, "big") + source_port.to_bytes(2, "big")
-    return path.destination + path.source + ports

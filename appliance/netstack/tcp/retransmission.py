@@ -27,6 +27,7 @@ from appliance.limits import (
     TCP_SYN_GIVE_UP_AFTER,
     TCP_SYN_RECEIVED_MAX,
 )
+from appliance.netstack.tcp import reasons
 from appliance.netstack.tcp.sequence import MASK
 from appliance.netstack.tcp.state import HANDSHAKING, State
 
@@ -232,7 +233,8 @@ def _why_give_up(c: Connection, now: Instant) -> str | None:
     """RFC 9293 section 3.8.3. None: not yet."""
     stalled = now - c.progress_at
     if c.state is State.SYN_SENT:
-        return "no answer to SYN" if stalled >= TCP_SYN_GIVE_UP_AFTER else None
+        patience = c.user_timeout or TCP_SYN_GIVE_UP_AFTER
+        return (c.soft_error or reasons.NO_ANSWER) if stalled >= patience else None
     if c.state is State.SYN_RECEIVED:
         return "handshake was not completed" if stalled >= TCP_SYN_RECEIVED_MAX else None
     if c.closed:
@@ -240,6 +242,6 @@ def _why_give_up(c: Connection, now: Instant) -> str | None:
             "closed, and the peer does not take the rest" if stalled >= TCP_ORPHAN_AFTER else None
         )
     if c.user_timeout is not None:
-        return "user timeout" if stalled >= c.user_timeout else None
+        return reasons.USER_TIMEOUT if stalled >= c.user_timeout else None
     silent = min(stalled, now - c.heard_at) if c.snd.wnd == 0 else stalled
-    return (c.soft_error or "timed out") if silent >= TCP_GIVE_UP_AFTER else None
+    return (c.soft_error or reasons.TIMED_OUT) if silent >= TCP_GIVE_UP_AFTER else None

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from appliance.clock import SECOND, Instant
+from appliance.netstack.tcp import reasons
 from appliance.netstack.tcp.retransmission import acknowledged
 from appliance.netstack.tcp.sequence import is_before, unwrap
 from appliance.netstack.tcp.state import RECEIVING, State
@@ -57,7 +58,7 @@ def arrives_in_syn_sent(c: Connection, seg: Segment, now: Instant) -> None:
         raise Drop("tcp.unacceptable_ack")
     if seg.flags & RST:  # second
         if acknowledges:
-            c.end("connection refused")
+            c.end(reasons.REFUSED)
         raise Drop("tcp.reset_in_syn_sent")
     if not seg.flags & SYN:  # fifth
         raise Drop("tcp.no_syn")
@@ -177,11 +178,11 @@ def check_rst(c: Connection, seg: Segment, now: Instant) -> None:
         raise Drop("tcp.reset_challenged")
     match c.state:
         case State.SYN_RECEIVED:
-            c.end("connection refused")
+            c.end(reasons.REFUSED)
         case State.CLOSING | State.LAST_ACK:
             c.end(None)  # both sides have said all; RFC: enter the CLOSED state
         case _:
-            c.end("reset by peer")
+            c.end(reasons.RESET)
     raise Drop("tcp.resets_received")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,3 +92,20 @@ def test_dead_entries_are_swept() -> None:
     for deadline in range(10_000, 0, -1):
         mover.set(deadline)
     assert len(timers._heap) < 200
+
+
+def test_an_action_that_raises_does_not_lose_the_others() -> None:
+    timers = Timers()
+    done: list[int] = []
+
+    def fail(now: Instant) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    for action in (lambda _: done.append(1), fail, lambda _: done.append(3)):
+        timers.timer(action).set(100)
+    with pytest.raises(RuntimeError):
+        timers.expire(100)
+    assert done == [1]
+    assert timers.next_deadline == 100
+    timers.expire(100)
+    assert done == [1, 3]
