@@ -14,7 +14,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHON_TOOLS := tools/guest-build tools/guest-run tools/capture-oracle
+PYTHON_TOOLS := tools/guest-build tools/guest-run tools/capture-oracle tools/conformance
 
 .PHONY: demo plug test check unit crash bench venv guest clean
 
