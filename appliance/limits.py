@@ -101,8 +101,8 @@ ICMP_ERRORS_PER_SECOND: Final = 100
 ICMP_ERRORS_BURST: Final = 50
 """And at once."""
 
-UDP_PORTS_MAX: Final = 64
-"""Bound UDP ports: those of our own services."""
+UDP_PORTS_MAX: Final = 1024
+"""Bound UDP ports: those of our own services, and of programs with sockets on the stack."""
 
 TCP_PLAIN_RECEIVE_BYTES: Final = 1 * MiB
 """The receive window on a link without offload. There each MTU takes a place in the queue of the

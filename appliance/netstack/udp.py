@@ -26,7 +26,7 @@ Receive = Callable[[bytes, int, bytes, memoryview], None]
 
 
 class PortInUse(Exception):
-    """Somebody has bound this port before."""
+    """Somebody has bound this port before, or too many others."""
 
 
 class UdpSocket:
@@ -59,8 +59,7 @@ class Udp:
     def bind(self, port: int, receive: Receive) -> UdpSocket:
         """Datagrams to `port` go to `receive`. PortInUse."""
         assert 0 < port <= 0xFFFF
-        assert len(self._bound) < UDP_PORTS_MAX
-        if port in self._bound:
+        if port in self._bound or len(self._bound) >= UDP_PORTS_MAX:
             raise PortInUse(port)
         made = UdpSocket(self, port)
         self._bound[port] = (made, receive)

@@ -93,6 +93,7 @@ class Connection:
         "closed",
         "closing",
         "congestion",
+        "corked",
         "counters",
         "crowded",
         "ended",
@@ -149,6 +150,8 @@ class Connection:
     """Both sides scale windows, and use timestamps (RFC 7323)."""
     nodelay: bool
     """No Nagle algorithm: replies do not wait."""
+    corked: bool
+    """Parts of segments wait: the user has more in a moment."""
     user_timeout: Instant | None
     """How long text may stay unacknowledged (RFC 5482); None: as long as the peer is there."""
     on_closed: Callable[[str | None], None] | None
@@ -210,6 +213,7 @@ class Connection:
         self.predicted = NOT_PREDICTED
         self.probes = 0
         self.nodelay = True
+        self.corked = False
         self.scales = self.stamps = self.syn_was_lost = False
         self.marked = self.syn_due = self.probe_due = self.send_at_once = False
         self.paused = self.crowded = self.closing = self.closed = self.ended = False

@@ -213,9 +213,13 @@ class Tcp:
         dirty = self.dirty
         if dirty:
             self.dirty = []
-            for c in dirty:
-                c.marked = False
-                output(c, now)
+            try:
+                for c in dirty:
+                    c.marked = False
+                    output(c, now)
+            except BaseException:  # the others still have something to say
+                self.dirty += [c for c in dirty if c.marked and c not in self.dirty]
+                raise
         if self._headers:
             headers, self._headers = self._headers, []
             for path, segment in headers:

@@ -38,6 +38,7 @@ class Listener:
         self.connections_max = connections_max
         self.half_open: dict[Connection, None] = {}  # oldest first
         self.open: set[Connection] = set()  # accepted, and not CLOSED yet
+        self.taking = True  # False: its user has enough of them for now
 
     def arrives(
         self, path: Path, key: bytes, seg: Segment, now: Instant, iss: int | None = None
@@ -51,6 +52,8 @@ class Listener:
             counters["tcp.ack_to_listener"] += 1
         elif not seg.flags & SYN:  # fourth
             counters["tcp.no_syn"] += 1
+        elif not self.taking:
+            counters["tcp.accept_queue_full"] += 1  # the peer will ask again
         elif len(self.open) >= self.connections_max or not self._tcp.has_room():
             counters["tcp.too_many_connections"] += 1
         else:  # third

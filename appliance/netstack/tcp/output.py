@@ -7,7 +7,7 @@ New text goes in packets of up to `super_bytes`, a whole number of segments of t
 which the link cuts up. How much may go is the least of what there is, what the peer's window takes
 and what congestion control allows. A part of a segment waits, unless it ends what there is
 (RFC 9293 section 3.8.6.2.1, the sender's side of the silly window syndrome) and Nagle's algorithm
-is off or nothing is in flight.
+is off or nothing is in flight; and not while the user has corked the connection.
 
 `emit` is the only place that fills a header. It sends the acknowledgement and the window with
 everything, so nothing is owed after it.
@@ -128,7 +128,8 @@ def _allowance(c: Connection) -> int:
     if count <= 0:
         return -1
     if count == waiting:
-        return count if c.nodelay or una == nxt else -1
+        at_once = (c.nodelay or una == nxt) and not (c.corked and snd.fin is None)
+        return count if at_once else -1
     # Part of a segment, though there is more: only where the peer's whole buffer is that small.
     return count if count == usable and 2 * count >= snd.wnd_max else -1
 

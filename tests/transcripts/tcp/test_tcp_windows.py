@@ -437,3 +437,24 @@ def test_aborting_inside_a_callback_is_safe(wire: Wire) -> None:
     wire.ours(RST | ACK, seq=1, ack=7)
     assert wire.app.endings == ["aborted"]
     assert wire.tcp.budget.used == 0
+
+
+def test_a_cork_holds_back_parts_of_segments(wire: Wire) -> None:
+    wire.established()
+    wire.user.corked = True
+    wire.user.send([bytes(1000)])
+    wire.quiet()
+    wire.user.send([bytes(1000)])
+    wire.ours(ACK, seq=1, size=1460)
+    wire.quiet()
+    wire.user.corked = False
+    wire.user.mark()
+    wire.ours(PSH | ACK, seq=1461, size=540)
+
+
+def test_a_cork_does_not_hold_back_the_end(wire: Wire) -> None:
+    wire.established()
+    wire.user.corked = True
+    wire.user.send([b"the last words"])
+    wire.user.close()
+    wire.ours(FIN | PSH | ACK, seq=1, size=14)
