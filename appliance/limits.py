@@ -36,17 +36,25 @@ LINK_BURST_FRAMES: Final = 8
 """Full frames that are taken in before anything is sent: one acknowledgement for all, as of hosts
 whose network card joins segments. More would hold back what others wait for."""
 
-ARP_NEIGHBOURS_MAX: Final = 256
-"""Neighbours known at the same time: a /24 full of clients. A flood evicts idle ones first."""
+ADDRESSES_MAX: Final = 16
+"""Addresses of one host, of both families: a router that advertises many prefixes gives us no more
+(Linux: max_addresses)."""
 
-ARP_RESOLVING_MAX: Final = 64
+ROUTES_MAX: Final = 64
+"""Routes, learnt ones included: every new path looks at all of them."""
+
+NEIGHBOURS_MAX: Final = 256
+"""Neighbours of each family known at the same time: a /24 full of clients. A flood evicts idle ones
+first."""
+
+NEIGHBOURS_RESOLVING_MAX: Final = 64
 """Neighbours being asked for at the same time, so that packets from forged addresses cannot make
 us fill the link with broadcasts: at most this many in three seconds."""
 
-ARP_WAITING_FRAMES_MAX: Final = 64
+NEIGHBOUR_WAITING_FRAMES_MAX: Final = 64
 """Frames that wait for one neighbour: all fragments of a 64 KiB datagram."""
 
-ARP_WAITING_BYTES_MAX: Final = 128 * KiB
+NEIGHBOUR_WAITING_BYTES_MAX: Final = 128 * KiB
 """Their bytes: two super-frames."""
 
 ARP_TRIES_MAX: Final = 3

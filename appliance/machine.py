@@ -42,7 +42,7 @@ from appliance.netstack.stack import HostConfig, Stack
 from appliance.netstack.tcp.connection import Connection
 from appliance.netstack.tcp.patience import KeepAlive
 from appliance.netstack.udp import UdpSocket
-from appliance.netstack.wire.ipv4 import address_text
+from appliance.netstack.wire.address import address_text
 from appliance.nfsd.service import WRITE_VERIFIER_BYTES, Nfsd
 from appliance.oncrpc.leader import Leader, ServiceQueue
 from appliance.oncrpc.server import PendingCall, Registry, RpcServer
@@ -265,7 +265,7 @@ class Machine:
     def _build(self) -> None:
         """Everything between the link and the file systems."""
         interface = self._settings.interface
-        config = HostConfig(
+        config = HostConfig.single(
             mac=interface.mac,
             address=interface.address.ip.packed,
             prefix_length=interface.address.network.prefixlen,
@@ -306,9 +306,10 @@ class Machine:
     def _listen_udp(self, port: int) -> None:
         local = Endpoint(str(self._settings.interface.address.ip), port)
 
-        def receive(source: bytes, source_port: int, _destination: bytes, data: memoryview) -> None:
+        def receive(source: bytes, source_port: int, destination: bytes, data: memoryview) -> None:
             peer = Endpoint(address_text(source), source_port)
-            self._rpc.datagram(UdpTransport(socket, source, peer, local), data)
+            ours = destination if destination in self._stack.ip.addresses else None
+            self._rpc.datagram(UdpTransport(socket, source, peer, local, ours), data)
 
         socket = self._stack.udp.bind(port, receive)
 
@@ -481,14 +482,23 @@ class UdpTransport:
     netid = "udp"
     unsent_bytes = 0
 
-    def __init__(self, socket: UdpSocket, address: bytes, peer: Endpoint, local: Endpoint) -> None:
+    def __init__(
+        self,
+        socket: UdpSocket,
+        address: bytes,
+        peer: Endpoint,
+        local: Endpoint,
+        ours: bytes | None,
+    ) -> None:
+        """`ours`: the address that was asked; None: it was asked of everybody."""
         self._socket = socket
         self._address = address
+        self._ours = ours
         self.peer = peer
         self.local = local
 
     def send(self, buffers: Sequence[Buffer]) -> None:
-        self._socket.send_to(self._address, self.peer.port, buffers)
+        self._socket.send_to(self._address, self.peer.port, buffers, self._ours)
 
     def pause(self) -> None:
         """Datagrams are not held back: what is too much is dropped."""

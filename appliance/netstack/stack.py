@@ -21,26 +21,24 @@ from typing import Final
 
 from appliance.clock import Instant
 from appliance.limits import TCP_PLAIN_RECEIVE_BYTES, TCP_RECEIVE_BYTES
-from appliance.netstack.ip.addresses import HostConfig
-from appliance.netstack.ip.claim import Claim
-from appliance.netstack.ip.fragments import Reassembly
-from appliance.netstack.ip.icmp import Icmp, IcmpError
-from appliance.netstack.ip.neighbours import Neighbours
-from appliance.netstack.ip.paths import Paths
+from appliance.netstack.ip.addresses import HostAddress, HostConfig
+from appliance.netstack.ip.datagram import Datagram
+from appliance.netstack.ip.icmp_error import IcmpError
+from appliance.netstack.ip.internet import Internet
+from appliance.netstack.ip.routes import Route
 from appliance.netstack.link.interface import Link
 from appliance.netstack.tcp.host import Tcp
+from appliance.netstack.tcp.reasons import ADDRESS_GONE
 from appliance.netstack.tcp.state import State
 from appliance.netstack.timers import Timers
 from appliance.netstack.udp import Udp
 from appliance.netstack.wire import ethernet, ipv4, vnet
-from appliance.netstack.wire.arp import ArpPacket
 from appliance.netstack.wire.errors import BadPacket
-from appliance.netstack.wire.ethernet import EthernetHeader
-from appliance.netstack.wire.ipv4 import PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Ipv4Header
+from appliance.netstack.wire.ipv4 import PROTOCOL_TCP, PROTOCOL_UDP
 from appliance.netstack.wire.vnet import CHECKSUM_GOOD, VnetHeader
 from appliance.trace import Counters
 
-__all__ = ["HostConfig", "Stack"]
+__all__ = ["HostAddress", "HostConfig", "Route", "Stack"]
 
 _EXPRESS: Final = "6s6xI H2xHxB2x 12sIIHH"
 """Ethernet destination; type, version, header length, type of service; IP length; fragment field;
@@ -75,14 +73,19 @@ class Stack:
         self._mac = config.mac
         self._link = link
         self._timers = Timers()
-        self._neighbours = Neighbours(link, config, self._timers, counters)
-        self._claim = Claim(config, self._neighbours, self._timers, random, counters)
-        self._paths = Paths(link, config, self._neighbours, self._timers, random, counters)
-        self._icmp = Icmp(config, self._paths.to, self._error_arrives, counters)
-        self._reassembly = Reassembly(self._timers, counters, self._icmp.reassembly_timed_out)
-        self.udp = Udp(self._paths.to, self._icmp, counters)
+        self.ip = Internet(
+            link,
+            config,
+            self._datagram_arrives,
+            self._error_arrives,
+            self._address_removed,
+            timers=self._timers,
+            random=random,
+            counters=counters,
+        )
+        self.udp = Udp(self.ip.path_to, self.ip.port_unreachable, counters)
         window = TCP_RECEIVE_BYTES if link.vnet else min(TCP_RECEIVE_BYTES, TCP_PLAIN_RECEIVE_BYTES)
-        self.tcp = Tcp(self._timers, random, counters, self._paths.to, receive_bytes=window)
+        self.tcp = Tcp(self._timers, random, counters, self.ip.path_to, receive_bytes=window)
         self._connections = self.tcp.connections
         self.receive: Callable[[bytes, Instant], None] = (
             self._receive_vnet if link.vnet else self._receive_plain
@@ -92,8 +95,8 @@ class Stack:
     # --- time -------------------------------------------------------------------------
 
     def start(self, now: Instant) -> None:
-        """Claim our address. Everything is answered from now on."""
-        self._claim.start(now)
+        """Claim our addresses. Everything is answered from now on."""
+        self.ip.start(now)
 
     def flush(self, now: Instant) -> None:
         """Send what TCP has made ready."""
@@ -195,77 +198,24 @@ class Stack:
     def _take(self, frame: bytes, now: Instant) -> None:
         try:
             offload = VnetHeader.parse(frame) if self._link.vnet else VnetHeader()
-            self._frame_arrives(frame, offload, now)
+            at = vnet.HEADER_BYTES if self._link.vnet else 0
+            self.ip.frame_arrives(frame, at, offload, now)
         except BadPacket as bad:
             self.counters[bad.reason] += 1
 
-    def _frame_arrives(self, frame: bytes, offload: VnetHeader, now: Instant) -> None:
-        at = vnet.HEADER_BYTES if self._link.vnet else 0
-        header = EthernetHeader.parse(frame, at)
-        if ethernet.is_group(header.source):
-            raise BadPacket("ethernet.bad_source")
-        if header.source == self._mac:
-            raise BadPacket("ethernet.own_source")  # a loop on the link, or a stolen MAC
-        if header.destination not in (self._mac, ethernet.BROADCAST):
-            raise BadPacket("ethernet.not_for_us")
-        at += ethernet.HEADER_BYTES
-        if header.ethertype == ethernet.TYPE_IPV4:
-            broadcast = header.destination == ethernet.BROADCAST
-            self._packet_arrives(frame, at, offload, broadcast, now)
-        elif header.ethertype == ethernet.TYPE_ARP:
-            self._arp_arrives(frame, at, now)
+    def _datagram_arrives(self, datagram: Datagram, now: Instant) -> None:
+        if datagram.protocol == PROTOCOL_UDP:
+            self.udp.arrives(datagram, now)
         else:
-            raise BadPacket("ethernet.unknown_type")
-
-    def _arp_arrives(self, frame: bytes, at: int, now: Instant) -> None:
-        packet = ArpPacket.parse(frame, at)
-        if packet.sender_mac == self._mac:
-            raise BadPacket("arp.own_sender")
-        if self._claim.disputed_by(packet):
-            self._claim.defend(packet, now)
-        if packet.sender_address != self.config.address:
-            self._neighbours.arrives(packet, now)
-
-    def _packet_arrives(
-        self, frame: bytes, at: int, offload: VnetHeader, broadcast: bool, now: Instant
-    ) -> None:
-        header = Ipv4Header.parse(frame, at, len(frame))
-        if header.source == self.config.address:
-            raise BadPacket("ip.own_source")  # the LAND attack, or a conflict
-        if self.config.is_nobody(header.source):
-            raise BadPacket("ip.bad_source")
-        if header.destination == self.config.address:
-            if broadcast:  # RFC 1122 section 3.3.6
-                raise BadPacket("ip.unicast_in_broadcast")
-        elif header.destination not in self.config.broadcasts:
-            raise BadPacket("ip.not_for_us")
-        if not header.is_fragment:
-            self._datagram_arrives(header, frame, at, offload, now)
-            return
-        whole = self._reassembly.add(header, frame, at, now)
-        if whole is not None:
-            header = Ipv4Header.parse(whole, 0, len(whole))
-            self._datagram_arrives(header, whole, 0, VnetHeader(), now)
-
-    def _datagram_arrives(
-        self, header: Ipv4Header, packet: bytes, at: int, offload: VnetHeader, now: Instant
-    ) -> None:
-        to_all = header.destination != self.config.address
-        start, end = at + header.header_bytes, at + header.total_bytes
-        good = offload.checksum_good
-        if header.protocol == PROTOCOL_UDP:
-            joined = offload.gso_size if offload.gso_type == vnet.GSO_UDP_L4 else 0
-            self.udp.arrives(header, packet, at, good, joined, now)
-        elif to_all:
-            # No connection and no echo for a broadcast (RFC 1122 sections 4.2.3.10, 3.2.2.6).
-            raise BadPacket("ip.broadcast")
-        elif header.protocol == PROTOCOL_TCP:
-            self.tcp.arrives(header.source, header.destination, packet, start, end, good, now)
-        elif header.protocol == PROTOCOL_ICMP:
-            self._icmp.arrives(header, packet, start, end, now)
-        else:
-            self._icmp.protocol_unreachable(packet, at, end, now)
-            raise BadPacket("ip.unknown_protocol")
+            self.tcp.arrives(
+                datagram.source,
+                datagram.destination,
+                datagram.packet,
+                datagram.start,
+                datagram.end,
+                datagram.checksum_good,
+                now,
+            )
 
     def _error_arrives(self, error: IcmpError, now: Instant) -> None:
         """An ICMP error about a packet that we seem to have sent."""
@@ -273,14 +223,16 @@ class Stack:
             raise BadPacket("icmp.ignored")
         remote = error.destination
         is_ours = self.tcp.icmp_error(
-            self.config.address, remote, error.transport, error.reason, error.is_hard
+            error.source, remote, error.transport, error.reason, error.is_hard
         )
-        if (
-            is_ours
-            and error.is_fragmentation_needed
-            and self._paths.learn_mtu(remote, error.next_hop_mtu, now)
-        ):
+        if is_ours and error.next_hop_mtu and self.ip.learn_mtu(remote, error.next_hop_mtu, now):
             self.tcp.path_shrank(remote)
+
+    def _address_removed(self, address: bytes) -> None:
+        """What cannot be answered from this address any more is over; nothing is sent about it."""
+        for connection in list(self.tcp.connections.values()):
+            if connection.local_address == address:
+                connection.end(ADDRESS_GONE)
 
 
 def is_sound(frame: bytes, at: int, end: int) -> bool:

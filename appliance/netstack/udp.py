@@ -1,7 +1,7 @@
 """UDP (RFC 768, RFC 1122 section 4.1): ports and datagrams.
 
-Replies always come from our own address, also to a datagram that was broadcast: that is how a
-client that looks for an rpcbind by broadcast learns where it is.
+A reply comes from the address that was asked; to a datagram that was broadcast it comes from one of
+our own: that is how a client that looks for an rpcbind by broadcast learns where it is.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 
 from appliance.clock import Instant
 from appliance.limits import UDP_PORTS_MAX
-from appliance.netstack.ip.icmp import Icmp
-from appliance.netstack.ip.ipv4_path import Ipv4Path
+from appliance.netstack.ip.datagram import Datagram
+from appliance.netstack.ip.path import DatagramPath, PathTo
 from appliance.netstack.wire import udp
 from appliance.netstack.wire.checksum import pseudo_header_sum, word_sum, word_sum_of
 from appliance.netstack.wire.errors import BadPacket
-from appliance.netstack.wire.ipv4 import PROTOCOL_UDP, Ipv4Header
+from appliance.netstack.wire.ipv4 import PROTOCOL_UDP
 from appliance.netstack.wire.udp import UdpHeader
 from appliance.trace import Counters
 
@@ -36,9 +36,16 @@ class UdpSocket:
         self._udp = udp_layer
         self.port = port
 
-    def send_to(self, address: bytes, port: int, buffers: Sequence[Buffer]) -> bool:
-        """Send one datagram. False: it is too large, or the link did not take it."""
-        return self._udp.send(self.port, address, port, buffers)
+    def send_to(
+        self,
+        address: bytes,
+        port: int,
+        buffers: Sequence[Buffer],
+        source: bytes | None = None,
+    ) -> bool:
+        """Send one datagram, from the address `source` of ours or from the best one. False: it is
+        too large, or the link did not take it."""
+        return self._udp.send(self.port, address, port, buffers, source)
 
     def close(self) -> None:
         """Free the port."""
@@ -49,10 +56,14 @@ class Udp:
     """One host's UDP."""
 
     def __init__(
-        self, path_to: Callable[[bytes], Ipv4Path], icmp: Icmp, counters: Counters
+        self,
+        path_to: PathTo[DatagramPath],
+        no_listener: Callable[[Datagram, Instant], None],
+        counters: Counters,
     ) -> None:
+        """`no_listener` reports a datagram to a port that nobody has bound."""
         self._path_to = path_to
-        self._icmp = icmp
+        self._no_listener = no_listener
         self._counters = counters
         self._bound: dict[int, tuple[UdpSocket, Receive]] = {}
 
@@ -73,44 +84,42 @@ class Udp:
 
     # --- input ------------------------------------------------------------------------
 
-    def arrives(
-        self,
-        ip: Ipv4Header,
-        packet: bytes,
-        at: int,
-        checksum_good: bool,
-        gso_size: int,
-        now: Instant,
-    ) -> None:
-        """The IP packet that begins at `at`. Where `gso_size` is not zero the link has joined
-        datagrams, of so many bytes each (the last one may be shorter)."""
-        start, end = at + ip.header_bytes, at + ip.total_bytes
+    def arrives(self, datagram: Datagram, now: Instant) -> None:
+        """A packet with one datagram, or with several that the link has joined."""
+        packet, start, end = datagram.packet, datagram.start, datagram.end
         header = UdpHeader.parse(packet, start, end)
-        if not checksum_good:
-            addresses = word_sum(packet[at + 12 : at + 20])
+        if not datagram.checksum_good:
+            addresses = word_sum(datagram.source + datagram.destination)
             if not udp.is_sound(header, addresses, packet[start : start + header.length]):
                 raise BadPacket("udp.bad_checksum")
         if header.destination_port == 0:
             raise BadPacket("udp.port_zero")
         bound = self._bound.get(header.destination_port)
         if bound is None:
-            self._icmp.port_unreachable(packet, at, end, now)
+            self._no_listener(datagram, now)
             raise BadPacket("udp.no_listener")
         data = memoryview(packet)[start + udp.HEADER_BYTES : start + header.length]
-        step = gso_size or len(data)
+        step = datagram.joined_bytes or len(data)
         for begin in range(0, len(data) or 1, step or 1):
             piece = data[begin : begin + step]
-            bound[1](ip.source, header.source_port, ip.destination, piece)
+            bound[1](datagram.source, header.source_port, datagram.destination, piece)
 
     # --- output -----------------------------------------------------------------------
 
-    def send(self, source_port: int, address: bytes, port: int, buffers: Sequence[Buffer]) -> bool:
-        """Send one datagram from a port of ours."""
+    def send(
+        self,
+        source_port: int,
+        address: bytes,
+        port: int,
+        buffers: Sequence[Buffer],
+        source: bytes | None = None,
+    ) -> bool:
+        """Send one datagram from a port of ours, and from `source` or the best address."""
         data_bytes = sum(map(len, buffers))
         if data_bytes > udp.DATA_BYTES_MAX or port == 0:
             self._counters["udp.cannot_be_sent"] += 1
             return False
-        path = self._path_to(address)
+        path = self._path_to(address, source)
         length = udp.HEADER_BYTES + data_bytes
         header = UdpHeader(source_port, port, length)
         if path.checksum_offload:

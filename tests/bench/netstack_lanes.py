@@ -15,7 +15,7 @@ from typing import Any
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
-from appliance.netstack.ip.ipv4_path import Ipv4Path
+from appliance.netstack.ip.v4.path import Ipv4Path
 from appliance.netstack.stack import Stack
 from appliance.netstack.wire import vnet
 from appliance.netstack.wire.vnet import NEEDS_CSUM, VnetHeader

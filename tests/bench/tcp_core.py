@@ -82,7 +82,7 @@ class Bench:
     def __init__(self, stamps: bool) -> None:
         self.path = CountingPath()
         self.taker = Taker()
-        self.tcp = Tcp(Timers(), Random(1), Counters(), lambda _: self.path)
+        self.tcp = Tcp(Timers(), Random(1), Counters(), lambda *_: self.path)
         self.tcp.listen(2049, self.taker.accept)
         self.now = 10**12
         self.stamps = stamps

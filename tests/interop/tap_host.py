@@ -54,7 +54,7 @@ class TapHost:
         self._clock = SystemClock()
         self._lock = Lock()
         self._woken = Event()
-        config = HostConfig(MAC, ADDRESS, 24)
+        config = HostConfig.single(MAC, ADDRESS, 24)
         self._stack = Stack(link, config, random=random.Random(1), counters=self.counters)
         self._socket = self._stack.udp.bind(PORT, self._datagram)
         self._stack.tcp.listen(PORT, lambda _connection: Echo())

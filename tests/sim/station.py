@@ -10,10 +10,10 @@ from tests.sim.wire import Conditions, Host, Script, Wire
 
 OUR_MAC = bytes.fromhex("02000a000005")
 OUR_ADDRESS = bytes([10, 0, 0, 5])
-OURS = HostConfig(OUR_MAC, OUR_ADDRESS, 24, gateway=bytes([10, 0, 0, 254]))
+OURS = HostConfig.single(OUR_MAC, OUR_ADDRESS, 24, gateway=bytes([10, 0, 0, 254]))
 PEER_MAC = bytes.fromhex("02000a000001")
 PEER_ADDRESS = bytes([10, 0, 0, 1])
-PEER = HostConfig(PEER_MAC, PEER_ADDRESS, 24)
+PEER = HostConfig.single(PEER_MAC, PEER_ADDRESS, 24)
 
 STARTED = 5 * SECOND
 """When probes and announcements are over."""

@@ -182,7 +182,7 @@ class Wire:
             self.timers,
             Random(seed),
             self.counters,
-            lambda destination: self.path,
+            lambda destination, source=None: self.path,
             receive_bytes=receive_bytes,
             connections_max=connections_max,
             stamps=stamps,

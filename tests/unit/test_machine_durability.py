@@ -31,7 +31,7 @@ from tests.sim.rpc_client import Reply, RpcClient
 from tests.sim.ticket_filesystem import TicketFileSystem
 
 ADDRESS = bytes([10, 0, 0, 5])
-PEER = HostConfig(bytes.fromhex("02000a000001"), bytes([10, 0, 0, 1]), 24)
+PEER = HostConfig.single(bytes.fromhex("02000a000001"), bytes([10, 0, 0, 1]), 24)
 PATIENCE = 20 * SECOND
 
 

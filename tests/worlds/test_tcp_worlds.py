@@ -21,8 +21,8 @@ from tests.sim.wire import Conditions, Host, Wire, evidence
 from tests.transcripts.tcp_wire import assert_sound
 
 PORT = 2049
-SERVER = HostConfig(bytes.fromhex("020000000005"), bytes((10, 0, 0, 5)), 24)
-CLIENT = HostConfig(bytes.fromhex("020000000009"), bytes((10, 0, 0, 9)), 24)
+SERVER = HostConfig.single(bytes.fromhex("020000000005"), bytes((10, 0, 0, 5)), 24)
+CLIENT = HostConfig.single(bytes.fromhex("020000000009"), bytes((10, 0, 0, 9)), 24)
 
 QUIET = Conditions(delay=1 * MILLISECOND)
 LOSSY = replace(QUIET, loss=0.03)

@@ -1,55 +1,34 @@
-"""Neighbours: who on the link has which MAC address (RFC 826), for as long as it stays true.
+"""Neighbours: who on the link has which MAC address, for as long as it stays true. What ARP
+(v4/arp.py) and neighbour discovery (v6/discovery.py) share: the table, and what waits in it.
 
-The table holds a neighbour in one of three states:
-
-    RESOLVING   no MAC yet: requests go out by broadcast, packets wait in a bounded queue
-    REACHABLE   the MAC was confirmed less than ARP_CONFIRMED_FOR ago
-    CHECKING    it was in use since then, so it is asked again, by unicast (RFC 1122 section
-                2.3.2.1); packets still go to the old MAC
-
-    nobody    -> RESOLVING [a packet waits for it]     RESOLVING -> REACHABLE [it answers]
-    nobody    -> REACHABLE [it asks for our address]   REACHABLE -> CHECKING  [timer; in use]
-    CHECKING  -> REACHABLE [any ARP packet of it]      REACHABLE -> nobody    [timer; idle]
-    RESOLVING, CHECKING -> nobody [ARP_TRIES_MAX requests without an answer]
-
-Whoever is a nobody again is resolved anew by the next packet to it: a failure is never final.
-
-Nobody gets into the table by talking alone. A reply that was not asked for, or an announcement, can
-only refresh or move a neighbour that is already there; a request for our own address gets in,
-because its sender is about to talk to us (that is RFC 826's rule, and saves a round trip).
-
-One timer serves the whole table, so that a flood cannot grow the heap of deadlines.
+Nobody gets into the table by talking alone, so a flood of claims cannot fill it; a flood of packets
+from forged addresses fills only what NEIGHBOURS_RESOLVING_MAX allows. Idle neighbours give way
+first. One timer serves the whole table, so that a flood cannot grow the heap of deadlines.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
 from typing import Final, Protocol
 from weakref import WeakSet, WeakValueDictionary
 
 from appliance.clock import Instant
 from appliance.limits import (
-    ARP_CONFIRMED_FOR,
-    ARP_LOCKED_FOR,
-    ARP_NEIGHBOURS_MAX,
-    ARP_RESOLVING_MAX,
-    ARP_RETRY_AFTER,
-    ARP_TRIES_MAX,
-    ARP_WAITING_BYTES_MAX,
-    ARP_WAITING_FRAMES_MAX,
+    NEIGHBOUR_WAITING_BYTES_MAX,
+    NEIGHBOUR_WAITING_FRAMES_MAX,
+    NEIGHBOURS_MAX,
+    NEIGHBOURS_RESOLVING_MAX,
 )
-from appliance.netstack.ip.addresses import HostConfig
 from appliance.netstack.link.interface import Link
 from appliance.netstack.timers import Timers
-from appliance.netstack.wire import arp, ethernet, vnet
-from appliance.netstack.wire.arp import ArpPacket
-from appliance.netstack.wire.ipv4 import address_text
+from appliance.netstack.wire import ethernet, vnet
+from appliance.netstack.wire.address import address_text
 from appliance.trace import Counters
 
 
 class LeadsOver(Protocol):
-    """A path whose next hop is a neighbour (ipv4_path.py)."""
+    """A path whose next hop is a neighbour (link_path.py)."""
 
     used: bool
     """A packet went this way since the last look."""
@@ -58,7 +37,19 @@ class LeadsOver(Protocol):
 
     def resolved(self, mac: bytes) -> None: ...
 
+    def doubtful(self) -> None: ...
+
     def unresolved(self) -> None: ...
+
+
+class Resolves(Protocol):
+    """What a neighbour asks of its table."""
+
+    def resolve(self, neighbour: Neighbour) -> bool:
+        """A packet waits for it. False: there is no room for another neighbour."""
+
+    def wanted(self, neighbour: Neighbour) -> None:
+        """A packet goes to a neighbour of whom it is not known whether he is still there."""
 
 
 class Neighbour:
@@ -66,11 +57,10 @@ class Neighbour:
 
     __slots__ = (
         "__weakref__",
-        "_resolve",
+        "_table",
         "address",
         "confirmed",
         "due",
-        "known_to",
         "mac",
         "paths",
         "tries",
@@ -78,8 +68,8 @@ class Neighbour:
         "waiting_bytes",
     )
 
-    def __init__(self, address: bytes, resolve: Callable[[Neighbour], bool]) -> None:
-        self._resolve = resolve
+    def __init__(self, address: bytes, table: Resolves) -> None:
+        self._table = table
         self.address = address
         self.mac: bytes | None = None
         self.confirmed: Instant = 0
@@ -91,17 +81,26 @@ class Neighbour:
         self.waiting_bytes = 0
 
     def wait(self, frame: bytearray) -> bool:
-        """Keep a frame until the MAC is known; the oldest ones give way (RFC 1122 section
-        2.3.2.2). False: there is no room for another neighbour."""
-        if not self._resolve(self):
+        """Keep a frame until the MAC is known; the oldest ones give way (RFC 1122 section 2.3.2.2,
+        RFC 4861 section 7.2.2). False: there is no room for another neighbour."""
+        if not self._table.resolve(self):
             return False
         self.waiting.append(frame)
         self.waiting_bytes += len(frame)
         while (
-            len(self.waiting) > ARP_WAITING_FRAMES_MAX or self.waiting_bytes > ARP_WAITING_BYTES_MAX
+            len(self.waiting) > NEIGHBOUR_WAITING_FRAMES_MAX
+            or self.waiting_bytes > NEIGHBOUR_WAITING_BYTES_MAX
         ):
             self.waiting_bytes -= len(self.waiting.popleft())
         return True
+
+    def wanted(self) -> None:
+        """A packet goes to it, although nobody knows whether it is still there."""
+        self._table.wanted(self)
+
+    def leave(self, path: LeadsOver) -> None:
+        """A path leads over somebody else now."""
+        self.paths.discard(path)
 
     def take_used(self) -> bool:
         """True: a packet was sent to it since the last call."""
@@ -116,12 +115,13 @@ class Neighbour:
         return f"{address_text(self.address)} {at}"
 
 
-class Neighbours:
-    """The table, and our side of ARP except for the claim to our own address (claim.py)."""
+class NeighbourTable(ABC):
+    """The table. `protocol` begins the names of its counters; how a neighbour is asked, and what
+    is done when one is due, is for each protocol to say."""
 
-    def __init__(self, link: Link, config: HostConfig, timers: Timers, counters: Counters) -> None:
+    def __init__(self, protocol: str, link: Link, timers: Timers, counters: Counters) -> None:
+        self._protocol = protocol
         self._link = link
-        self._config = config
         self._counters = counters
         self._known: dict[bytes, Neighbour] = {}  # the table, oldest first
         # One object for an address, in the table or not, as long as a path leads over it.
@@ -129,6 +129,18 @@ class Neighbours:
         self._resolving: set[bytes] = set()
         self._timer = timers.timer(self._expire)
         self._vnet: Final = vnet.NOTHING if link.vnet else b""
+
+    @abstractmethod
+    def _ask(self, neighbour: Neighbour) -> None:
+        """Send one request."""
+
+    @abstractmethod
+    def _due(self, neighbour: Neighbour, now: Instant) -> None:
+        """The time that was set for this neighbour has come."""
+
+    @abstractmethod
+    def _asked(self, neighbour: Neighbour, now: Instant) -> None:
+        """Its first request has just gone out: set the time for what follows."""
 
     def __len__(self) -> int:
         return len(self._known)
@@ -143,24 +155,24 @@ class Neighbours:
     def lead(self, path: LeadsOver, address: bytes) -> None:
         """`path` leads over the neighbour `address`: it is told of its MAC, now and later."""
         neighbour = self._object(address)
-        neighbour.paths.add(path)
         path.lead_over(neighbour)
+        neighbour.paths.add(path)
         if neighbour.mac is not None:
             path.resolved(neighbour.mac)
 
     def _object(self, address: bytes) -> Neighbour:
         neighbour = self._objects.get(address)
         if neighbour is None:
-            neighbour = self._objects[address] = Neighbour(address, self._resolve)
+            neighbour = self._objects[address] = Neighbour(address, self)
         return neighbour
 
-    def _resolve(self, neighbour: Neighbour) -> bool:
+    def resolve(self, neighbour: Neighbour) -> bool:
         """A packet waits: begin to ask, unless that has begun."""
         address = neighbour.address
         if address in self._known:
             return True
-        if len(self._resolving) >= ARP_RESOLVING_MAX:
-            self._counters["arp.too_many_resolving"] += 1
+        if len(self._resolving) >= NEIGHBOURS_RESOLVING_MAX:
+            self._count("too_many_resolving")
             return False
         self._insert(neighbour)
         self._resolving.add(address)
@@ -169,47 +181,11 @@ class Neighbours:
         self._timer.set(0)
         return True
 
+    @abstractmethod
+    def wanted(self, neighbour: Neighbour) -> None:
+        """A packet goes to a neighbour that is in doubt."""
+
     # --- from below -------------------------------------------------------------------
-
-    def arrives(self, packet: ArpPacket, now: Instant) -> None:
-        """An ARP packet whose sender is not us (RFC 826, "Packet Reception")."""
-        known = self._known.get(packet.sender_address)
-        if known is not None:
-            self._confirm(known, packet.sender_mac, now)
-        if packet.target_address != self._config.address:
-            return
-        if packet.operation == arp.REQUEST:
-            if known is None:
-                self._learn(packet, now)
-            self._counters["arp.answered"] += 1
-            self.send(packet.sender_mac, arp.reply_to(packet, self._config.mac))
-        elif known is None:
-            self._counters["arp.unsolicited_reply"] += 1
-
-    def _learn(self, packet: ArpPacket, now: Instant) -> None:
-        address = packet.sender_address
-        if self._config.is_nobody(address) or not self._config.on_link(address):
-            return  # a probe, or somebody with another idea of this subnet: answered, not learnt
-        neighbour = self._object(address)
-        self._insert(neighbour)
-        self._confirm(neighbour, packet.sender_mac, now)
-
-    def _confirm(self, neighbour: Neighbour, mac: bytes, now: Instant) -> None:
-        """It has just said so itself."""
-        if neighbour.mac is not None and neighbour.mac != mac:
-            if now - neighbour.confirmed < ARP_LOCKED_FOR:
-                self._counters["arp.contested"] += 1
-                return  # two stations claim the address: do not flap with every packet of theirs
-            self._counters["arp.moved"] += 1
-        neighbour.mac = mac
-        neighbour.confirmed = now
-        neighbour.tries = 0
-        neighbour.due = now + ARP_CONFIRMED_FOR
-        self._set_timer(neighbour.due)
-        self._resolving.discard(neighbour.address)
-        for path in neighbour.paths:
-            path.resolved(mac)
-        self._send_waiting(neighbour, mac)
 
     def _send_waiting(self, neighbour: Neighbour, mac: bytes) -> None:
         at = len(self._vnet)
@@ -223,9 +199,9 @@ class Neighbours:
     # --- the table --------------------------------------------------------------------
 
     def _insert(self, neighbour: Neighbour) -> None:
-        if len(self._known) >= ARP_NEIGHBOURS_MAX:
+        if len(self._known) >= NEIGHBOURS_MAX:
             self._forget(self._least_wanted())
-            self._counters["arp.evicted"] += 1
+            self._count("evicted")
         self._known[neighbour.address] = neighbour
 
     def _least_wanted(self) -> Neighbour:
@@ -241,33 +217,26 @@ class Neighbours:
         neighbour.mac = None
         neighbour.due = None
         neighbour.tries = 0
-        self._counters["arp.dropped_waiting"] += len(neighbour.waiting)
+        self._count("dropped_waiting", len(neighbour.waiting))
         neighbour.waiting.clear()
         neighbour.waiting_bytes = 0
         for path in neighbour.paths:
             path.unresolved()
+
+    def _count(self, what: str, times: int = 1) -> None:
+        self._counters[f"{self._protocol}.{what}"] += times
 
     # --- time -------------------------------------------------------------------------
 
     def _expire(self, now: Instant) -> None:
         for neighbour in list(self._known.values()):
             if neighbour.due is None:
-                neighbour.due = now + ARP_RETRY_AFTER  # its first request has just gone out
+                self._asked(neighbour, now)
             elif neighbour.due <= now:
                 self._due(neighbour, now)
         deadlines = [n.due for n in self._known.values() if n.due is not None]
         if deadlines:
             self._timer.set(min(deadlines))
-
-    def _due(self, neighbour: Neighbour, now: Instant) -> None:
-        if neighbour.tries == 0 and not neighbour.take_used():
-            self._forget(neighbour)  # nobody has wanted it for a while
-        elif neighbour.tries >= ARP_TRIES_MAX:
-            self._counters["arp.no_answer"] += 1
-            self._forget(neighbour)
-        else:
-            self._ask(neighbour)
-            neighbour.due = now + ARP_RETRY_AFTER
 
     def _set_timer(self, deadline: Instant) -> None:
         if self._timer.deadline is None or deadline < self._timer.deadline:
@@ -275,13 +244,6 @@ class Neighbours:
 
     # --- output -----------------------------------------------------------------------
 
-    def _ask(self, neighbour: Neighbour) -> None:
-        neighbour.tries += 1
-        asked = arp.request(self._config.mac, self._config.address, neighbour.address)
-        self.send(neighbour.mac or ethernet.BROADCAST, asked)
-
-    def send(self, destination: bytes, packet: ArpPacket) -> None:
-        """Send an ARP packet to a MAC address."""
-        header = ethernet.EthernetHeader(destination, self._config.mac, ethernet.TYPE_ARP)
-        if not self._link.send((self._vnet, header.emit(), packet.emit())):
+    def _send_frame(self, header: ethernet.EthernetHeader, *packet: bytes) -> None:
+        if not self._link.send((self._vnet, header.emit(), *packet)):
             self._counters["link.refused"] += 1

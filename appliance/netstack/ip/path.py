@@ -7,20 +7,20 @@ and the next hop is behind `send`; a packet whose next hop is being resolved is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 Buffer = bytes | bytearray | memoryview
 
 
 class Path(Protocol):
-    """From one of our addresses to one destination."""
+    """From one of our addresses to one destination, both of one family."""
 
     source: bytes
     destination: bytes
-    """Addresses as on the wire (4 bytes; later 16)."""
+    """Addresses as on the wire: 4 bytes or 16."""
 
     header_bytes: int
-    """What the network layer puts in front of a payload: 20 (IPv4 without options)."""
+    """What the network layer puts in front of a payload: 20 (IPv4 without options) or 40 (IPv6)."""
 
     mtu: int
     """The largest packet, network header included, that fits in one frame on this path."""
@@ -41,3 +41,28 @@ class Path(Protocol):
         `text_bytes` is the sum of the pieces; where it is more than `mss`, the link is asked to
         cut the packet into segments of `mss` bytes of text. All buffers may change afterwards.
         """
+
+
+class DatagramPath(Path, Protocol):
+    """The same, for whoever sends datagrams that may be cut into fragments."""
+
+    def send_udp(self, header: bytes, data: Sequence[Buffer], data_bytes: int) -> bool:
+        """Send one datagram over a link that finishes checksums: there is the sum of the
+        pseudo-header in the header's checksum field. False: the link did not take it."""
+
+    def send(self, protocol: int, payload: Sequence[Buffer], payload_bytes: int) -> bool:
+        """Send one datagram, in fragments where it does not fit in one packet.
+
+        False: the link did not take all of it.
+        """
+
+
+PathKind = TypeVar("PathKind", bound=Path, covariant=True)
+
+
+class PathTo(Protocol[PathKind]):
+    """How a transport gets a path to a destination."""
+
+    def __call__(self, destination: bytes, source: bytes | None = None) -> PathKind:
+        """The path from `source`, an address of ours; without one, from the best for this
+        destination. To one that cannot be reached, the path swallows and counts what is sent."""

@@ -1,78 +1,122 @@
-"""The paths that are in use, by destination. The one not used for longest is dropped from the
-cache; a connection that holds it goes on using it."""
+"""The paths that are in use, by destination and source. The one not used for longest is dropped
+from the cache; a connection that holds it goes on using it, so all that exist are known as well."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from random import Random
+from collections.abc import Mapping
+from typing import Protocol
+from weakref import WeakSet
 
 from appliance.clock import Instant
 from appliance.limits import PATH_MTU_LEARNT_FOR, PATHS_MAX
-from appliance.netstack.ip.addresses import HostConfig
-from appliance.netstack.ip.ipv4_path import Ipv4Path
-from appliance.netstack.ip.neighbours import Neighbours
-from appliance.netstack.link.interface import Link
+from appliance.netstack.ip.addresses import Addresses
+from appliance.netstack.ip.link_path import LinkPath
+from appliance.netstack.ip.neighbours import NeighbourTable
+from appliance.netstack.ip.routes import Routes
 from appliance.netstack.timers import Timers
 from appliance.trace import Counters
 
 
+class Family(Protocol):
+    """What paths want of IPv4 and of IPv6."""
+
+    @property
+    def neighbours(self) -> NeighbourTable: ...
+
+    def make_path(self, source: bytes, destination: bytes, mtu: int) -> LinkPath:
+        """A path that leads nowhere yet."""
+
+    def is_host(self, destination: bytes) -> bool:
+        """Can a packet be sent there, to one host?"""
+
+    def group_mac(self, destination: bytes) -> bytes | None:
+        """The MAC address of a destination that is a group; None: it is none."""
+
+
 class Paths:
-    """Destination address -> Ipv4Path."""
+    """Destination and source -> path."""
 
     def __init__(
         self,
-        link: Link,
-        config: HostConfig,
-        neighbours: Neighbours,
+        addresses: Addresses,
+        routes: Routes,
+        families: Mapping[int, Family],
+        mtu: int,
         timers: Timers,
-        random: Random,
         counters: Counters,
     ) -> None:
-        self._link = link
-        self._config = config
-        self._neighbours = neighbours
-        self._random = random
+        """`families`: by the length of an address."""
+        self._addresses = addresses
+        self._routes = routes
+        self._families = families
         self._counters = counters
-        self._paths: OrderedDict[bytes, Ipv4Path] = OrderedDict()
+        self._paths: OrderedDict[tuple[bytes, bytes], LinkPath] = OrderedDict()
+        self._all: WeakSet[LinkPath] = WeakSet()
         self._mtu_timer = timers.timer(self._forget_mtus)
-        self.mtu = min(config.mtu, link.mtu)
+        self.mtu = mtu
 
     def __len__(self) -> int:
         return len(self._paths)
 
-    def to(self, destination: bytes) -> Ipv4Path:
-        """The path to one host. To one that cannot be reached, it swallows and counts what is
-        sent."""
-        path = self._paths.get(destination)
+    def to(self, destination: bytes, source: bytes | None = None) -> LinkPath:
+        """The path to one host (path.py, PathTo)."""
+        if source is None:
+            # Where no address will do, so will no route: the path leads nowhere.
+            source = self._addresses.source_for(destination) or bytes(len(destination))
+        key = destination, source
+        path = self._paths.get(key)
         if path is None:
-            path = self._make(destination)
+            path = self._make(destination, source)
         else:
-            self._paths.move_to_end(destination)
+            self._paths.move_to_end(key)
         return path
 
-    def _make(self, destination: bytes) -> Ipv4Path:
-        path = Ipv4Path(
-            self._link,
-            self._config.mac,
-            self._config.address,
-            destination,
-            self.mtu,
-            self._random.getrandbits(16),
-            self._counters,
-        )
-        next_hop = self._config.next_hop(destination)
-        if next_hop is not None and not self._config.is_nobody(destination):
-            self._neighbours.lead(path, next_hop)
+    def _make(self, destination: bytes, source: bytes) -> LinkPath:
+        path = self._families[len(destination)].make_path(source, destination, self.mtu)
+        self._lead(path)
         if len(self._paths) >= PATHS_MAX:
             self._paths.popitem(last=False)
-        self._paths[destination] = path
+        self._paths[destination, source] = path
+        self._all.add(path)
         return path
 
+    def _lead(self, path: LinkPath) -> None:
+        """Over the next hop that routes say; a group needs none, and no address of ours, either."""
+        destination = path.destination
+        family = self._families[len(destination)]
+        group = family.group_mac(destination)
+        if group is not None:
+            path.resolved(group)
+            return
+        next_hop = self._routes.next_hop(destination)
+        if (
+            next_hop is None
+            or path.source not in self._addresses
+            or not family.is_host(destination)
+        ):
+            path.lead_nowhere()
+        else:
+            family.neighbours.lead(path, next_hop)
+
+    def reroute(self) -> None:
+        """A route or an address has come or gone."""
+        for path in list(self._all):
+            self._lead(path)
+
+    # --- path MTU ---------------------------------------------------------------------
+
+    def set_mtu(self, mtu: int) -> None:
+        """The link's own MTU has changed."""
+        self.mtu = mtu
+        for path in list(self._all):
+            path.mtu = mtu
+
     def learn_mtu(self, destination: bytes, mtu: int, now: Instant) -> bool:
-        """A router on the way to `destination` lets no larger packets pass (RFC 1191). True: that
-        is news."""
-        path = self._paths.get(destination)
-        if path is None or not path.learn_mtu(mtu):
+        """A router on the way to `destination` lets no larger packets pass (RFC 1191, RFC 8201).
+        True: that is news."""
+        learnt = [p.learn_mtu(mtu) for p in list(self._all) if p.destination == destination]
+        if not any(learnt):
             return False
         self._counters["ip.path_mtu_learnt"] += 1
         if self._mtu_timer.deadline is None:
@@ -81,5 +125,5 @@ class Paths:
 
     def _forget_mtus(self, _now: Instant) -> None:
         """The way may have changed: try the link's own MTU again."""
-        for path in self._paths.values():
+        for path in list(self._all):
             path.mtu = self.mtu

@@ -45,6 +45,7 @@ from appliance.netstack.tcp.retransmission import Recovery, RoundTrip, timer_exp
 from appliance.netstack.tcp.send_half import Buffer, SendHalf
 from appliance.netstack.tcp.state import FIGURE_5, HANDSHAKING, State
 from appliance.netstack.wire import tcp as wire
+from appliance.netstack.wire.address import address_text
 
 if TYPE_CHECKING:
     from appliance.netstack.tcp.host import Tcp
@@ -219,7 +220,7 @@ class Connection:
         self.paused = self.crowded = self.closing = self.closed = self.ended = False
 
     def __repr__(self) -> str:
-        peer = ".".join(map(str, self.peer_address))
+        peer = address_text(self.peer_address)
         return f"<Connection {self.local_port} from {peer}:{self.peer_port} {self.state}>"
 
     # --- what the user calls (section 3.10.1 to 3.10.6) ------------------------------------------

@@ -18,7 +18,7 @@ from appliance.limits import (
     TCP_RESETS_PER_SECOND_MAX,
     TCP_SYN_BACKLOG,
 )
-from appliance.netstack.ip.path import Path
+from appliance.netstack.ip.path import Path, PathTo
 from appliance.netstack.tcp.active_open import REUSE_GAP, active_open
 from appliance.netstack.tcp.connection import Connection, ConnectionUser
 from appliance.netstack.tcp.listener import Listener
@@ -38,6 +38,8 @@ Buffer = bytes | bytearray | memoryview
 ISN_TICK: Final = 4000
 """Nanoseconds: the ISN clock of RFC 9293 section 3.4.1 counts microseconds in fours."""
 
+PORT_BYTES: Final = 2
+
 
 class Tcp:
     """The connections and listeners of one host."""
@@ -47,16 +49,17 @@ class Tcp:
         timers: Timers,
         random: randomness.Random,
         counters: Counters,
-        path_to: Callable[[bytes], Path],
+        path_to: PathTo[Path],
         *,
         receive_bytes: int = TCP_RECEIVE_BYTES,
         connections_max: int = TCP_CONNECTIONS_MAX,
         mss: int | None = None,
         stamps: bool = True,
     ) -> None:
-        """`path_to` gives the path to an address. `receive_bytes` is the receive window of a
-        connection; on a link without offload, a window that overruns the link's queue costs more
-        than it gives. `mss` is an upper bound beside the path's. `stamps`: agree to timestamps."""
+        """`path_to` gives the path to an address, from one of ours. `receive_bytes` is the receive
+        window of a connection; on a link without offload, a window that overruns the link's queue
+        costs more than it gives. `mss` is an upper bound beside the path's. `stamps`: agree to
+        timestamps."""
         self.timers = timers
         self.counters = counters
         self.random = random
@@ -136,9 +139,9 @@ class Tcp:
         if not self.stamps:
             seg.timestamp = None
         ports = bytes(memoryview(packet)[at : at + 4])
-        self._demultiplex(source, source + destination + ports, seg, now)
+        self._demultiplex(source + destination + ports, seg, now)
 
-    def _demultiplex(self, source: bytes, key: bytes, seg: wire.Segment, now: Instant) -> None:
+    def _demultiplex(self, key: bytes, seg: wire.Segment, now: Instant) -> None:
         c = self.connections.get(key)
         iss = None
         if c is not None:
@@ -149,9 +152,14 @@ class Tcp:
             c.end(None)
         listener = self.listeners.get(seg.destination_port)
         if listener is not None:
-            listener.arrives(self.path_to(source), key, seg, now, iss)
+            listener.arrives(self._path_back(key), key, seg, now, iss)
         else:
-            self._arrives_in_closed(self.path_to(source), key, seg)
+            self._arrives_in_closed(self._path_back(key), key, seg)
+
+    def _path_back(self, key: bytes) -> Path:
+        """To the peer in `key`, from the address that it has written to."""
+        size = len(key) // 2 - PORT_BYTES
+        return self.path_to(key[:size], key[size : 2 * size])
 
     def _reused(self, c: Connection, seg: wire.Segment) -> int | None:
         """RFC 6191: a SYN that cannot be an old one takes the place of a connection in TIME-WAIT.

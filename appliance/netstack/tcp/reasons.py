@@ -1,7 +1,7 @@
 """Why a connection is over, or never began (RFC 9293 section 3.9.1: what the user is told).
 
 The words are for people; a program that has to tell reasons apart compares with these. A reason
-that stands in none of them comes from an ICMP error, and is in its words (ip/icmp.py)."""
+that stands in none of them comes from an ICMP error, and is in its words (ip/v4/icmp.py)."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ CLOSED: Final = "closed"
 NO_ROUTE: Final = "network unreachable"
 HOST_UNREACHABLE: Final = "host unreachable"
 """No packet can be sent there: nothing leads to it, or nobody answers on the way."""
+
+ADDRESS_GONE: Final = "the address has been removed"
+"""Our own address, of which nothing can be sent or received any more."""
 
 PORT_TAKEN: Final = "port is connected already"
 NO_FREE_PORT: Final = "no free port"

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import ClassVar, Final
 
+from appliance.netstack.wire.address import address_text
 from appliance.netstack.wire.errors import BadPacket
 from appliance.netstack.wire.ethernet import TYPE_IPV4, is_group, mac_text
-from appliance.netstack.wire.ipv4 import UNSPECIFIED, address_text
+from appliance.netstack.wire.ipv4 import UNSPECIFIED
 
 PACKET_BYTES: Final = 28
 REQUEST: Final = 1

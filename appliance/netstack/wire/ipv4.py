@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import ClassVar, Final
 
+from appliance.netstack.wire.address import address_text
 from appliance.netstack.wire.checksum import checksum, is_sound
 from appliance.netstack.wire.errors import BadPacket
 
@@ -29,11 +30,6 @@ MORE_FRAGMENTS: Final = 0x2000
 OFFSET_MASK: Final = 0x1FFF
 FRAGMENT_UNIT: Final = 8
 """Fragment offsets count in eights; every fragment but the last is a multiple of it."""
-
-
-def address_text(address: bytes) -> str:
-    """10.0.0.5"""
-    return ".".join(map(str, address))
 
 
 @dataclass(slots=True)

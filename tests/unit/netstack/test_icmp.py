@@ -11,7 +11,9 @@ from scapy.layers.l2 import ARP, Ether
 
 from appliance.clock import SECOND
 from appliance.limits import FRAGMENT_WAITS, ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SECOND
-from appliance.netstack.ip.icmp import IcmpError, TokenBucket, next_plateau, parse_error
+from appliance.netstack.ip.icmp_error import IcmpError
+from appliance.netstack.ip.rations import TokenBucket
+from appliance.netstack.ip.v4.icmp import next_plateau, parse_error
 from appliance.netstack.wire.errors import BadPacket
 from appliance.netstack.wire.icmp import IcmpHeader
 from tests.sim.station import OUR_ADDRESS, OUR_MAC, PEER_MAC, Station
@@ -161,7 +163,7 @@ def test_a_bucket_fills_up_to_its_size_and_no_further() -> None:
 
 
 def quoting(packet: Any, kind: int = 3, code: int = 3, mtu: int = 0) -> IcmpError:
-    return parse_error(IcmpHeader(kind, code, mtu), bytes(packet), OUR_ADDRESS)
+    return parse_error(IcmpHeader(kind, code, mtu), bytes(packet), (OUR_ADDRESS,))
 
 
 def test_an_error_says_which_packet_of_ours_it_is_about() -> None:

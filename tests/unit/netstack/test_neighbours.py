@@ -10,9 +10,9 @@ from appliance.clock import MILLISECOND, SECOND
 from appliance.limits import (
     ARP_CONFIRMED_FOR,
     ARP_DEFEND_AFTER,
-    ARP_NEIGHBOURS_MAX,
-    ARP_RESOLVING_MAX,
-    ARP_WAITING_FRAMES_MAX,
+    NEIGHBOUR_WAITING_FRAMES_MAX,
+    NEIGHBOURS_MAX,
+    NEIGHBOURS_RESOLVING_MAX,
 )
 from appliance.netstack.stack import HostConfig
 from tests.sim.clock import VirtualClock
@@ -83,7 +83,7 @@ def test_a_packet_waits_until_its_neighbour_has_answered() -> None:
 
 def test_of_too_many_waiting_packets_the_latest_are_sent() -> None:
     station = Station()
-    count = ARP_WAITING_FRAMES_MAX + 6
+    count = NEIGHBOUR_WAITING_FRAMES_MAX + 6
     pings = [
         bytes(Ether(src=PEER_AT, dst=US_AT) / IP(src=PEER, dst=US) / ICMP(seq=number))
         for number in range(count)
@@ -199,13 +199,13 @@ def test_somebody_from_another_subnet_is_answered_but_not_learnt() -> None:
 
 
 def test_a_flood_of_requests_does_not_grow_the_table_or_the_heap() -> None:
-    config = HostConfig(OUR_MAC, bytes([10, 0, 0, 5]), 8)
+    config = HostConfig.single(OUR_MAC, bytes([10, 0, 0, 5]), 8)
     station = Station(config=config)
     station.exchange(request(), ping())
     for number in range(3000):
         station.exchange(request(f"10.{1 + number // 250}.7.{number % 250}"))
     assert station.counters["arp.answered"] == 3001
-    assert station.counters["arp.evicted"] == 3001 - ARP_NEIGHBOURS_MAX
+    assert station.counters["arp.evicted"] == 3001 - NEIGHBOURS_MAX
     (frame,) = station.exchange(ping())
     assert Ether(frame).dst == PEER_AT, "the one in use has stayed"
 
@@ -213,8 +213,8 @@ def test_a_flood_of_requests_does_not_grow_the_table_or_the_heap() -> None:
 def test_packets_from_forged_addresses_do_not_make_us_flood_the_link() -> None:
     station = Station()
     frames = station.exchange(*(ping(f"10.0.0.{number}") for number in range(6, 250)))
-    assert len(asked_for(frames)) == ARP_RESOLVING_MAX
-    assert station.counters["arp.too_many_resolving"] == 244 - ARP_RESOLVING_MAX
+    assert len(asked_for(frames)) == NEIGHBOURS_RESOLVING_MAX
+    assert station.counters["arp.too_many_resolving"] == 244 - NEIGHBOURS_RESOLVING_MAX
     station.clock.run(10 * SECOND)
     station.peer.take()
     assert asked_for(station.exchange(ping())) == [(ANYBODY, PEER)]

@@ -13,14 +13,12 @@ from scapy.layers.l2 import Ether
 
 from appliance.limits import PATH_MTU_LEARNT_FOR, PATHS_MAX
 from appliance.netstack.ip.addresses import HostConfig
-from appliance.netstack.ip.icmp import Icmp
-from appliance.netstack.ip.ipv4_path import Ipv4Path, cut
-from appliance.netstack.ip.neighbours import Neighbours
-from appliance.netstack.ip.paths import Paths
+from appliance.netstack.ip.internet import Internet
+from appliance.netstack.ip.link_path import LinkPath, cut
 from appliance.netstack.link.segmentation import wire_frames
 from appliance.netstack.timers import Timers
 from appliance.netstack.udp import Udp
-from appliance.netstack.wire import ipv4
+from appliance.netstack.wire.address import address_text
 from appliance.trace import Counters
 from tests.sim.station import OUR_ADDRESS, OUR_MAC, OURS, PEER_ADDRESS, PEER_MAC
 
@@ -52,22 +50,26 @@ class Nets:
         self.link = Recorder(vnet, mtu)
         self.counters = Counters()
         self.timers = Timers()
-        self.neighbours = Neighbours(self.link, config, self.timers, self.counters)
-        self.paths = Paths(
-            self.link, config, self.neighbours, self.timers, Random(1), self.counters
+        self.ip = Internet(
+            self.link,
+            config,
+            *[lambda *_: None] * 3,
+            timers=self.timers,
+            random=Random(1),
+            counters=self.counters,
         )
+        self.paths = self.ip.paths
 
-    def path(self, destination: bytes = PEER_ADDRESS) -> Ipv4Path:
+    def path(self, destination: bytes = PEER_ADDRESS) -> LinkPath:
         path = self.paths.to(destination)
         path.resolved(PEER_MAC)
         return path
 
     def udp(self) -> Udp:
-        icmp = Icmp(OURS, self.paths.to, lambda _error, _now: None, self.counters)
-        return Udp(self.paths.to, icmp, self.counters)
+        return Udp(self.paths.to, self.ip.port_unreachable, self.counters)
 
 
-def tcp_header(path: Ipv4Path, text_bytes: int) -> bytes:
+def tcp_header(path: LinkPath, text_bytes: int) -> bytes:
     """A header as TCP makes it: the pseudo-header's sum where the link finishes checksums."""
     raw = bytearray(bytes(TCP(sport=2049, dport=700, flags="PA")))
     total = path.pseudo_sum + 6 + len(raw) + text_bytes
@@ -85,7 +87,7 @@ def test_a_tcp_packet_has_the_headers_that_scapy_would_give_it(count: int, last:
     (frame,) = nets.link.frames
     seen = Ether(frame)
     assert (seen.src, seen.dst) == (OUR_MAC.hex(":"), PEER_MAC.hex(":"))
-    assert (seen[IP].src, seen[IP].dst) == ("10.0.0.5", ipv4.address_text(destination))
+    assert (seen[IP].src, seen[IP].dst) == ("10.0.0.5", address_text(destination))
     assert seen[IP].flags.DF and seen[IP].ttl == 64 and seen[IP].len == 40 + count
     del seen[IP].chksum
     assert bytes(seen) == frame
@@ -171,7 +173,7 @@ def test_a_link_that_takes_nothing_is_counted() -> None:
 
 
 def test_a_destination_without_a_way_is_counted() -> None:
-    nets = Nets(config=HostConfig(OUR_MAC, OUR_ADDRESS, 24))
+    nets = Nets(config=HostConfig.single(OUR_MAC, OUR_ADDRESS, 24))
     for nowhere in (bytes([192, 0, 2, 1]), bytes([10, 0, 0, 255]), bytes(4)):
         path = nets.paths.to(nowhere)
         path.send_tcp(tcp_header(path, 0), [], 0, 1460)

@@ -18,9 +18,9 @@ from scapy.packet import Packet
 
 from appliance.clock import MILLISECOND, SECOND, Instant
 from appliance.limits import (
-    ARP_NEIGHBOURS_MAX,
-    ARP_RESOLVING_MAX,
     FRAGMENT_BYTES_MAX,
+    NEIGHBOURS_MAX,
+    NEIGHBOURS_RESOLVING_MAX,
     PATHS_MAX,
 )
 from appliance.netstack.stack import HostConfig
@@ -401,7 +401,7 @@ def readdress(frame: bytes, at: int, host: bytes) -> bytes:
 
 def test_a_flood_from_forged_addresses_leaves_memory_flat() -> None:
     """Pings, ARP requests and fragments from ever new addresses, for minutes of virtual time."""
-    station = Station(config=HostConfig(OUR_MAC, OUR_ADDRESS, 8))
+    station = Station(config=HostConfig.single(OUR_MAC, OUR_ADDRESS, 8))
     frames = [
         bytes(ether() / ip(src="10.1.2.3") / ICMP() / b"data"),
         bytes(ether() / ARP(op=1, hwsrc=THEM_AT, psrc="10.1.2.3", pdst=US)),
@@ -425,7 +425,9 @@ def test_a_flood_from_forged_addresses_leaves_memory_flat() -> None:
     full = used_bytes_after(lambda: flood(2000))
     more = used_bytes_after(lambda: flood(2000))
     tracemalloc.stop()
-    assert full < FRAGMENT_BYTES_MAX + 4096 * (PATHS_MAX + ARP_NEIGHBOURS_MAX + ARP_RESOLVING_MAX)
+    assert full < FRAGMENT_BYTES_MAX + 4096 * (
+        PATHS_MAX + NEIGHBOURS_MAX + NEIGHBOURS_RESOLVING_MAX
+    )
     assert more < 1.05 * full
     assert station.counters["ip.bad_checksum"] == 0, "the forged packets are good ones"
     assert station.counters["icmp.echo"] > 3900

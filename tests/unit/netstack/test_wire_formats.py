@@ -13,12 +13,13 @@ from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import ARP, Ether
 
 from appliance.netstack.wire import arp, icmp, ipv4, udp
+from appliance.netstack.wire.address import address_text
 from appliance.netstack.wire.arp import ArpPacket
 from appliance.netstack.wire.checksum import fold, word_sum
 from appliance.netstack.wire.errors import BadPacket
 from appliance.netstack.wire.ethernet import EthernetHeader, mac_text
 from appliance.netstack.wire.icmp import IcmpHeader
-from appliance.netstack.wire.ipv4 import Ipv4Header, address_text
+from appliance.netstack.wire.ipv4 import Ipv4Header
 from appliance.netstack.wire.udp import UdpHeader
 from appliance.netstack.wire.vnet import (
     DATA_VALID,

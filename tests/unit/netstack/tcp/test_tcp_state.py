@@ -28,7 +28,7 @@ def test_every_state_is_reached_and_left() -> None:
 @pytest.mark.parametrize("after", State)
 def test_only_edges_of_the_figure_are_taken(before: State, after: State) -> None:
     """An illegal change of state fails every test that meets it."""
-    tcp = Tcp(Timers(), Random(1), Counters(), lambda _: RecordingPath())
+    tcp = Tcp(Timers(), Random(1), Counters(), lambda *_: RecordingPath())
     c = Connection(tcp, RecordingPath(), bytes(12), 0, before)
     if after is State.CLOSED or after in FIGURE_5[before]:
         c.become(after)

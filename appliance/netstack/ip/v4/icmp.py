@@ -7,17 +7,21 @@ amplifier or make us work for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Callable, Container
+from typing import Final
 
-from appliance.clock import SECOND, Instant
+from appliance.clock import Instant
 from appliance.limits import ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SECOND
-from appliance.netstack.ip.addresses import HostConfig
+from appliance.netstack.ip.addresses import Addresses
+from appliance.netstack.ip.datagram import Datagram
+from appliance.netstack.ip.icmp_error import IcmpError
+from appliance.netstack.ip.path import DatagramPath, PathTo
+from appliance.netstack.ip.rations import TokenBucket
+from appliance.netstack.ip.v4.subnet import Subnets
 from appliance.netstack.wire import icmp, ipv4
 from appliance.netstack.wire.errors import BadPacket
 from appliance.netstack.wire.icmp import IcmpHeader
-from appliance.netstack.wire.ipv4 import PROTOCOL_ICMP, Ipv4Header
+from appliance.netstack.wire.ipv4 import PROTOCOL_ICMP
 from appliance.trace import Counters
 
 Buffer = bytes | bytearray | memoryview
@@ -45,62 +49,12 @@ _REASONS: Final = {
 }
 
 
-class SendsTo(Protocol):
-    """A path, as far as it is wanted here."""
-
-    def send(self, protocol: int, payload: list[Buffer], payload_bytes: int) -> bool: ...
-
-
-@dataclass(slots=True)
-class IcmpError:
-    """An error about a packet of ours. `transport` is the beginning of its transport header, eight
-    bytes or more: ports and, of TCP, the sequence number. Anybody can have made it up."""
-
-    type: int
-    code: int
-    destination: bytes
-    """Where our packet went."""
-    protocol: int
-    transport: bytes
-    next_hop_mtu: int = 0
-    """Of fragmentation needed: the largest packet that would have passed, as the router says or as
-    must be guessed."""
-
-    @property
-    def is_hard(self) -> bool:
-        """It will not get better by trying again (RFC 1122 section 4.2.3.9)."""
-        return self.type == icmp.DESTINATION_UNREACHABLE and self.code in (
-            icmp.CODE_PROTOCOL_UNREACHABLE,
-            icmp.CODE_PORT_UNREACHABLE,
-        )
-
-    @property
-    def reason(self) -> str:
-        """In words."""
-        return _REASONS.get((self.type, self.code), f"icmp type {self.type} code {self.code}")
-
-    @property
-    def is_fragmentation_needed(self) -> bool:
-        return self.type == icmp.DESTINATION_UNREACHABLE and (
-            self.code == icmp.CODE_FRAGMENTATION_NEEDED
-        )
-
-
-class TokenBucket:
-    """At most `burst` at once, and `per_second` on average."""
-
-    def __init__(self, per_second: int, burst: int) -> None:
-        self._interval = SECOND // per_second
-        self._span = self._interval * burst
-        self._empty_until: Instant | None = None
-
-    def take(self, now: Instant) -> bool:
-        """One token, where there is one. (`_empty_until` is when the bucket is full again.)"""
-        full = now if self._empty_until is None else max(self._empty_until, now)
-        if full + self._interval - now > self._span:
-            return False
-        self._empty_until = full + self._interval
-        return True
+_HARD: Final = frozenset(
+    (
+        (icmp.DESTINATION_UNREACHABLE, icmp.CODE_PROTOCOL_UNREACHABLE),
+        (icmp.DESTINATION_UNREACHABLE, icmp.CODE_PORT_UNREACHABLE),
+    )
+)
 
 
 class Icmp:
@@ -108,12 +62,14 @@ class Icmp:
 
     def __init__(
         self,
-        config: HostConfig,
-        path_to: Callable[[bytes], SendsTo],
+        addresses: Addresses,
+        subnets: Subnets,
+        path_to: PathTo[DatagramPath],
         error_arrives: Callable[[IcmpError, Instant], None],
         counters: Counters,
     ) -> None:
-        self._config = config
+        self._addresses = addresses
+        self._subnets = subnets
         self._path_to = path_to
         self._error_arrives = error_arrives
         self._counters = counters
@@ -121,15 +77,17 @@ class Icmp:
 
     # --- input ------------------------------------------------------------------------
 
-    def arrives(self, header: Ipv4Header, packet: bytes, at: int, end: int, now: Instant) -> None:
-        """A message from `at` to `end`, to our own address."""
+    def arrives(self, datagram: Datagram, now: Instant) -> None:
+        """A message to an address of ours."""
+        packet, at, end = datagram.packet, datagram.start, datagram.end
         message = IcmpHeader.parse(packet, at, end)
         if message.type == icmp.ECHO_REQUEST and message.code == 0:
             self._counters["icmp.echo"] += 1
             data = memoryview(packet)[at + icmp.HEADER_BYTES : end]
-            self._send(header.source, IcmpHeader(icmp.ECHO_REPLY, 0, message.rest), data)
+            reply = IcmpHeader(icmp.ECHO_REPLY, 0, message.rest)
+            self._send(datagram.source, datagram.destination, reply, data)
         elif message.type in _HEEDED:
-            error = parse_error(message, packet[at + icmp.HEADER_BYTES : end], self._config.address)
+            error = parse_error(message, packet[at + icmp.HEADER_BYTES : end], self._addresses)
             self._counters["icmp.error_in"] += 1
             self._error_arrives(error, now)
         else:
@@ -138,15 +96,15 @@ class Icmp:
 
     # --- output -----------------------------------------------------------------------
 
-    def port_unreachable(self, packet: bytes, at: int, end: int, now: Instant) -> None:
+    def port_unreachable(self, datagram: Datagram, now: Instant) -> None:
         """Nobody listens where this packet went."""
-        self._report(icmp.DESTINATION_UNREACHABLE, icmp.CODE_PORT_UNREACHABLE, packet[at:end], now)
+        packet = datagram.packet[datagram.at : datagram.end]
+        self._report(icmp.DESTINATION_UNREACHABLE, icmp.CODE_PORT_UNREACHABLE, packet, now)
 
-    def protocol_unreachable(self, packet: bytes, at: int, end: int, now: Instant) -> None:
+    def protocol_unreachable(self, datagram: Datagram, now: Instant) -> None:
         """Nobody here speaks the protocol of this packet."""
-        self._report(
-            icmp.DESTINATION_UNREACHABLE, icmp.CODE_PROTOCOL_UNREACHABLE, packet[at:end], now
-        )
+        packet = datagram.packet[datagram.at : datagram.end]
+        self._report(icmp.DESTINATION_UNREACHABLE, icmp.CODE_PROTOCOL_UNREACHABLE, packet, now)
 
     def reassembly_timed_out(self, packet: bytes, now: Instant) -> None:
         """A datagram never became complete; `packet` is its first fragment."""
@@ -160,8 +118,8 @@ class Icmp:
             self._counters["icmp.rate_limited"] += 1
             return
         self._counters["icmp.error_out"] += 1
-        source = packet[12:16]
-        self._send(source, IcmpHeader(kind, code), memoryview(packet)[:_QUOTED_BYTES_MAX])
+        quoted = memoryview(packet)[:_QUOTED_BYTES_MAX]
+        self._send(packet[12:16], packet[16:20], IcmpHeader(kind, code), quoted)
 
     def _may_be_reported(self, packet: bytes) -> bool:
         header_bytes = (packet[0] & 0xF) * 4
@@ -171,21 +129,22 @@ class Icmp:
             and len(packet) > header_bytes
             and packet[header_bytes] in icmp.ERRORS
         )
-        to_us = packet[16:20] == self._config.address
+        to_us = packet[16:20] in self._addresses
         return (
             to_us
             and first_of_fragments
             and not is_error
-            and not self._config.is_nobody(packet[12:16])
+            and not self._subnets.is_nobody(packet[12:16])
         )
 
-    def _send(self, destination: bytes, header: IcmpHeader, data: Buffer) -> None:
+    def _send(self, destination: bytes, source: bytes, header: IcmpHeader, data: Buffer) -> None:
         message: list[Buffer] = [header.emit([data]), data]
-        self._path_to(destination).send(PROTOCOL_ICMP, message, icmp.HEADER_BYTES + len(data))
+        path = self._path_to(destination, source)
+        path.send(PROTOCOL_ICMP, message, icmp.HEADER_BYTES + len(data))
 
 
-def parse_error(message: IcmpHeader, quoted: bytes, our_address: bytes) -> IcmpError:
-    """What an error says about a packet that we could have sent."""
+def parse_error(message: IcmpHeader, quoted: bytes, ours: Container[bytes]) -> IcmpError:
+    """What an error says about a packet that we could have sent, from an address of `ours`."""
     if len(quoted) < ipv4.HEADER_BYTES:
         raise BadPacket("icmp.truncated_quote")
     header_bytes = (quoted[0] & 0xF) * 4
@@ -193,12 +152,16 @@ def parse_error(message: IcmpHeader, quoted: bytes, our_address: bytes) -> IcmpE
         raise BadPacket("icmp.bad_quote")
     if len(quoted) < header_bytes + _TRANSPORT_BYTES_MIN:
         raise BadPacket("icmp.truncated_quote")
-    if quoted[12:16] != our_address:
+    if quoted[12:16] not in ours:
         raise BadPacket("icmp.not_about_us")
     if int.from_bytes(quoted[6:8], "big") & ipv4.OFFSET_MASK:
         raise BadPacket("icmp.about_later_fragment")
-    error = IcmpError(message.type, message.code, quoted[16:20], quoted[9], quoted[header_bytes:])
-    if error.is_fragmentation_needed:
+    what = message.type, message.code
+    reason = _REASONS.get(what, f"icmp type {message.type} code {message.code}")
+    error = IcmpError(
+        quoted[12:16], quoted[16:20], quoted[9], quoted[header_bytes:], reason, what in _HARD
+    )
+    if what == (icmp.DESTINATION_UNREACHABLE, icmp.CODE_FRAGMENTATION_NEEDED):
         sent_bytes = int.from_bytes(quoted[2:4], "big")
         error.next_hop_mtu = message.next_hop_mtu or next_plateau(sent_bytes)
         if error.next_hop_mtu >= sent_bytes:  # it would have passed (RFC 5927 section 7.2)

@@ -13,12 +13,12 @@ from random import Random
 
 from appliance.clock import Instant
 from appliance.limits import ARP_ANNOUNCE_AFTER, ARP_DEFEND_AFTER, ARP_PROBE_AFTER
-from appliance.netstack.ip.addresses import HostConfig
-from appliance.netstack.ip.neighbours import Neighbours
+from appliance.netstack.ip.v4.arp import Arp
 from appliance.netstack.timers import Timers
 from appliance.netstack.wire import arp, ethernet
+from appliance.netstack.wire.address import address_text
 from appliance.netstack.wire.arp import ArpPacket
-from appliance.netstack.wire.ipv4 import UNSPECIFIED, address_text
+from appliance.netstack.wire.ipv4 import UNSPECIFIED
 from appliance.trace import Counters, log
 
 PROBE_NUM = 3
@@ -30,13 +30,15 @@ class Claim:
 
     def __init__(
         self,
-        config: HostConfig,
-        neighbours: Neighbours,
+        mac: bytes,
+        address: bytes,
+        neighbours: Arp,
         timers: Timers,
         random: Random,
         counters: Counters,
     ) -> None:
-        self._config = config
+        self._mac = mac
+        self._address = address
         self._neighbours = neighbours
         self._random = random
         self._counters = counters
@@ -53,7 +55,7 @@ class Claim:
     def _next_step(self, now: Instant) -> None:
         if self._probes < PROBE_NUM:
             self._probes += 1
-            self._broadcast(arp.probe(self._config.mac, self._config.address))
+            self._broadcast(arp.probe(self._mac, self._address))
             # At random, so that hosts that were started together do not speak together.
             self._timer.set(now + self._random.randint(ARP_PROBE_AFTER // 2, ARP_PROBE_AFTER))
         elif self._announcements < ANNOUNCE_NUM:
@@ -62,13 +64,17 @@ class Claim:
             if self._announcements < ANNOUNCE_NUM:
                 self._timer.set(now + ARP_ANNOUNCE_AFTER)
 
+    def withdraw(self) -> None:
+        """The address is not ours any more."""
+        self._timer.discard()
+
     def disputed_by(self, packet: ArpPacket) -> bool:
         """True: another station uses our address, or is about to (it probes while we do)."""
-        if packet.sender_address == self._config.address:
+        if packet.sender_address == self._address:
             return True
         return (
             packet.sender_address == UNSPECIFIED
-            and packet.target_address == self._config.address
+            and packet.target_address == self._address
             and packet.operation == arp.REQUEST
             and self._announcements == 0
         )
@@ -81,13 +87,13 @@ class Claim:
         self._defended = now
         log.warning(
             "arp conflict address=%s also_at=%s",
-            address_text(self._config.address),
+            address_text(self._address),
             ethernet.mac_text(packet.sender_mac),
         )
         self._announce()
 
     def _announce(self) -> None:
-        self._broadcast(arp.announcement(self._config.mac, self._config.address))
+        self._broadcast(arp.announcement(self._mac, self._address))
 
     def _broadcast(self, packet: ArpPacket) -> None:
         self._neighbours.send(ethernet.BROADCAST, packet)
