@@ -88,6 +88,16 @@ make every segment a tiny one."""
 PATH_MTU_LEARNT_FOR: Final = 600 * SECOND
 """A smaller path MTU is forgotten after so long (RFC 1191 section 6.3)."""
 
+TCP_BLACK_HOLE_TIMEOUTS: Final = 3
+TCP_BLACK_HOLE_TIMEOUTS_PROVEN: Final = 5
+"""Retransmission timeouts in a row for a full segment, after which its size is to blame: 1.4 s,
+or 6 s where segments of this size have got through before."""
+
+TCP_BLACK_HOLE_RETRY_AFTER: Final = 10 * SECOND
+"""Larger packets are tried again after so long, and then after four times as long: a peer that was
+away for a few seconds looks like a black hole."""
+assert TCP_BLACK_HOLE_RETRY_AFTER < PATH_MTU_LEARNT_FOR
+
 FRAGMENT_BYTES_MAX: Final = 4 * MiB
 """Memory for datagrams that are not yet complete: 64 of the largest."""
 

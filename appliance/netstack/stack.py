@@ -25,8 +25,10 @@ from appliance.netstack.ip.addresses import HostAddress, HostConfig
 from appliance.netstack.ip.datagram import Datagram
 from appliance.netstack.ip.icmp_error import IcmpError
 from appliance.netstack.ip.internet import Internet
+from appliance.netstack.ip.path import CE
 from appliance.netstack.ip.routes import Route
 from appliance.netstack.link.interface import Link
+from appliance.netstack.tcp.ecn import marked
 from appliance.netstack.tcp.host import Tcp
 from appliance.netstack.tcp.reasons import ADDRESS_GONE
 from appliance.netstack.tcp.state import State
@@ -85,7 +87,15 @@ class Stack:
         )
         self.udp = Udp(self.ip.path_to, self.ip.port_unreachable, counters)
         window = TCP_RECEIVE_BYTES if link.vnet else min(TCP_RECEIVE_BYTES, TCP_PLAIN_RECEIVE_BYTES)
-        self.tcp = Tcp(self._timers, random, counters, self.ip.path_to, receive_bytes=window)
+        self.tcp = Tcp(
+            self._timers,
+            random,
+            counters,
+            self.ip.path_to,
+            receive_bytes=window,
+            learn_mtu=self.ip.learn_mtu,
+        )
+        self.ip.paths.widened = self.tcp.path_changed
         self._connections = self.tcp.connections
         self.receive: Callable[[bytes, Instant], None] = (
             self._receive_vnet if link.vnet else self._receive_plain
@@ -157,6 +167,8 @@ class Stack:
                     and (vnet_flags & CHECKSUM_GOOD or is_sound(frame, _IP_AT_VNET, end))
                     and connection.express(seq, ack, offset_flags, window, frame, at, end, now)
                 ):
+                    if kind & CE == CE:
+                        marked(connection)
                     return
         self._take(frame, now)
 
@@ -190,6 +202,8 @@ class Stack:
                     and is_sound(frame, _IP_AT, end)
                     and connection.express(seq, ack, offset_flags, window, frame, at, end, now)
                 ):
+                    if kind & CE == CE:
+                        marked(connection)
                     return
         self._take(frame, now)
 
@@ -215,18 +229,18 @@ class Stack:
                 datagram.end,
                 datagram.checksum_good,
                 now,
+                datagram.traffic_class & CE,
             )
 
     def _error_arrives(self, error: IcmpError, now: Instant) -> None:
         """An ICMP error about a packet that we seem to have sent."""
         if error.protocol != PROTOCOL_TCP:
             raise BadPacket("icmp.ignored")
-        remote = error.destination
-        is_ours = self.tcp.icmp_error(
-            error.source, remote, error.transport, error.reason, error.is_hard
-        )
-        if is_ours and error.next_hop_mtu and self.ip.learn_mtu(remote, error.next_hop_mtu, now):
-            self.tcp.path_shrank(remote)
+        local, remote, quoted = error.source, error.destination, error.transport
+        if error.next_hop_mtu:
+            self.tcp.packet_too_big(local, remote, quoted, error.next_hop_mtu, now)
+        else:
+            self.tcp.icmp_error(local, remote, quoted, error.reason, error.is_hard)
 
     def _address_removed(self, address: bytes) -> None:
         """What cannot be answered from this address any more is over; nothing is sent about it."""

@@ -40,7 +40,7 @@ class CountingPath:
     """Takes everything and keeps only the last header."""
 
     source, destination = OURS, PEER
-    header_bytes, mtu = 20, 1500
+    header_bytes, mtu, mtu_min = 20, 1500, 552
     checksum_offload = True
     segment_bytes_max = 65495
     pseudo_sum = 0x1234
@@ -49,7 +49,9 @@ class CountingPath:
         self.header: Buffer = b""
         self.packets = self.text_bytes = 0
 
-    def send_tcp(self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int) -> None:
+    def send_tcp(
+        self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int, ecn: int = 0
+    ) -> None:
         self.header = header
         self.packets += 1
         self.text_bytes += text_bytes

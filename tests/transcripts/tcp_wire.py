@@ -26,13 +26,15 @@ from appliance.limits import (
     TCP_OUT_OF_ORDER_PIECES_MAX,
     TCP_RECEIVE_TOTAL_BYTES_MAX,
 )
+from appliance.netstack.ip.path import CE
 from appliance.netstack.tcp.connection import Connection
+from appliance.netstack.tcp.ecn import marked
 from appliance.netstack.tcp.host import Tcp
 from appliance.netstack.tcp.listener import Listener
 from appliance.netstack.tcp.sequence import MASK, unwrap
 from appliance.netstack.tcp.state import State
 from appliance.netstack.timers import Timers
-from appliance.netstack.wire.tcp import ACK, PSH, RST, SYN, Segment, parse
+from appliance.netstack.wire.tcp import ACK, CWR, ECE, PSH, RST, SYN, Segment, parse
 from appliance.trace import Counters
 
 Buffer = bytes | bytearray | memoryview
@@ -62,15 +64,20 @@ class RecordingPath:
     destination: bytes = PEER
     header_bytes: int = 20
     mtu: int = 1500
+    mtu_min: int = 552
     checksum_offload: bool = False
     segment_bytes_max: int = 0
     pseudo_sum: int = 0
     sent: list[tuple[bytes, int]] = field(default_factory=list)
+    ecns: list[int] = field(default_factory=list)
+    """What the IP header of each packet says, of all that were ever sent."""
 
     def __post_init__(self) -> None:
         self.pseudo_sum = sum(unpack_from("!4H", self.source + self.destination))
 
-    def send_tcp(self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int) -> None:
+    def send_tcp(
+        self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int, ecn: int = 0
+    ) -> None:
         assert text_bytes == sum(len(piece) for piece in text)
         assert text_bytes <= max(mss, self.segment_bytes_max), "larger than the link takes"
         assert len(header) + min(text_bytes, mss) + self.header_bytes <= self.mtu
@@ -81,6 +88,7 @@ class RecordingPath:
         else:
             assert ones_complement_sum(pseudo + packet) == 0xFFFF, "bad checksum"
         self.sent.append((packet, mss))
+        self.ecns.append(ecn)
 
 
 class RecordingUser:
@@ -171,6 +179,7 @@ class Wire:
         our_isn: int | None = None,
         connections_max: int = TCP_CONNECTIONS_MAX,
         stamps: bool = True,
+        ecn: bool = True,
     ) -> Wire:
         """A new host, to begin with. Without scaled windows unless `receive_bytes` asks for
         them."""
@@ -186,6 +195,8 @@ class Wire:
             receive_bytes=receive_bytes,
             connections_max=connections_max,
             stamps=stamps,
+            ecn=ecn,
+            learn_mtu=self.learn_mtu,
         )
         self.tcp.isn = our_isn
         self.app = RecordingUser()
@@ -200,6 +211,12 @@ class Wire:
         self.edges: dict[Connection, int] = {}
         return self
 
+    def learn_mtu(self, _destination: bytes, mtu: int, _now: Instant) -> bool:
+        """What Paths does: the path has become narrower, or that is no news."""
+        is_news = max(mtu, self.path.mtu_min) < self.path.mtu
+        self.path.mtu = min(max(mtu, self.path.mtu_min), self.path.mtu)
+        return is_news
+
     # --- the scene --------------------------------------------------------------------------------
 
     def established(
@@ -209,12 +226,14 @@ class Wire:
         window: int = 65535,
         shift: int | None = None,
         stamp: int | None = None,
+        ecn: bool = False,
     ) -> Wire:
         """The peer opens a connection (RFC 9293 figure 6, seen from B)."""
         self.peer_window = window
         first = None if stamp is None else (stamp, 0)
-        self.peer(SYN, seq=0, mss=mss, shift=shift, stamp=first, window=min(window, 65535))
-        answer = self.ours(SYN | ACK, seq=0, ack=1)
+        flags = (SYN | ECE | CWR, SYN | ECE | ACK) if ecn else (SYN, SYN | ACK)
+        self.peer(flags[0], seq=0, mss=mss, shift=shift, stamp=first, window=min(window, 65535))
+        answer = self.ours(flags[1], seq=0, ack=1)
         if shift is not None:
             assert answer.window_scale is not None
             self.peer_shift, self.our_shift = shift, answer.window_scale
@@ -262,8 +281,9 @@ class Wire:
         mss: int | None = None,
         shift: int | None = None,
         stamp: tuple[int, int] | None = None,
+        ecn: int = 0,
     ) -> Wire:
-        """The peer sends a segment."""
+        """The peer sends a segment. `ecn` is in the IP header when it arrives."""
         wnd = (self.peer_window if window is None else window) >> (
             0 if flags & SYN else self.peer_shift
         )
@@ -278,24 +298,24 @@ class Wire:
             window_scale=shift,
             timestamp=stamp or self.stamp,
         )
-        return self.arrives(bytes(segment.emit()) + bytes(text))
+        return self.arrives(bytes(segment.emit()) + bytes(text), ecn)
 
-    def arrives(self, packet: bytes) -> Wire:
+    def arrives(self, packet: bytes, ecn: int = 0) -> Wire:
         """These bytes arrive, with the checksum they should have."""
         packet = packet[:16] + b"\0\0" + packet[18:]
         pseudo = PEER + OURS + bytes((0, 6)) + len(packet).to_bytes(2, "big")
         checksum = 0xFFFF - ones_complement_sum(pseudo + packet)
         packet = packet[:16] + checksum.to_bytes(2, "big") + packet[18:]
-        return self.arrives_as_is(packet)
+        return self.arrives_as_is(packet, ecn)
 
-    def arrives_as_is(self, packet: bytes) -> Wire:
+    def arrives_as_is(self, packet: bytes, ecn: int = 0) -> Wire:
         """These bytes arrive, checksum and all."""
         self.log.append((self.now, ip_packet(PEER, OURS, packet)))
-        if not (self.expressly and self.express(packet)):
-            self.tcp.arrives(PEER, OURS, packet, 0, len(packet), False, self.now)
+        if not (self.expressly and self.express(packet, ecn)):
+            self.tcp.arrives(PEER, OURS, packet, 0, len(packet), False, self.now, ecn)
         return self.flush()
 
-    def express(self, packet: bytes) -> bool:
+    def express(self, packet: bytes, ecn: int = 0) -> bool:
         """The express lane, as in Stack.receive, for packets that are long enough."""
         if len(packet) < 20:
             return False
@@ -303,7 +323,11 @@ class Wire:
         if c is None:
             return False
         seq, ack, offset_flags, window = unpack_from("!IIHH", packet, 4)
-        return c.express(seq, ack, offset_flags, window, packet, 0, len(packet), self.now)
+        if not c.express(seq, ack, offset_flags, window, packet, 0, len(packet), self.now):
+            return False
+        if ecn == CE:
+            marked(c)
+        return True
 
     def flush(self) -> Wire:
         """What the calls of the user made worth sending is sent."""

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from appliance.netstack.ip.path import NOT_ECT
 from appliance.netstack.link.interface import Link
 from appliance.netstack.wire import ethernet, vnet
 from appliance.netstack.wire.address import address_text
@@ -87,15 +88,18 @@ class LinkPath(ABC):
             frame = self._vnet_tcp().emit() + frame
         self._one = bytearray(frame)
         self._many = bytearray(frame)
-        self._many_is_for = (0, 0)
+        self._many_is_for = (0, 0, 0)
         self._ip_at = len(frame) - len(packet)
 
     @abstractmethod
-    def _vnet_tcp(self, header_bytes: int = 0, mss: int = 0) -> vnet.VnetHeader:
-        """What the link is to do with a TCP packet: with `mss`, cut it up."""
+    def _vnet_tcp(self, header_bytes: int = 0, mss: int = 0, cwr: int = 0) -> vnet.VnetHeader:
+        """What the link is to do with a TCP packet: with `mss`, cut it up; with `cwr`, keep CWR on
+        the first segment alone."""
 
     @abstractmethod
-    def send_tcp(self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int) -> None:
+    def send_tcp(
+        self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int, ecn: int = NOT_ECT
+    ) -> None:
         """Send one TCP packet (path.py)."""
 
     @abstractmethod
@@ -164,10 +168,12 @@ class LinkPath(ABC):
         self.mtu = mtu
         return True
 
-    def _cut_into(self, header_bytes: int, mss: int) -> None:
+    def _cut_into(self, shape: tuple[int, int, int]) -> None:
+        """For packets with so many bytes of header and of text in a segment, and CWR or not: that
+        is for the first segment alone, so the link has to know."""
         assert self.segment_bytes_max, "the link cannot cut a packet up"
-        self._many_is_for = (header_bytes, mss)
-        self._many[: vnet.HEADER_BYTES] = self._vnet_tcp(header_bytes, mss).emit()
+        self._many_is_for = shape
+        self._many[: vnet.HEADER_BYTES] = self._vnet_tcp(*shape).emit()
 
     def _send_packet(
         self, header: bytes, payload: Sequence[Buffer], offload: vnet.VnetHeader | None

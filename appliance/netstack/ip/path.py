@@ -7,9 +7,15 @@ and the next hop is behind `send`; a packet whose next hop is being resolved is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 Buffer = bytes | bytearray | memoryview
+
+NOT_ECT: Final = 0
+ECT_0: Final = 2
+CE: Final = 3
+"""The last two bits of the type of service or traffic class (RFC 3168 section 5): not capable of
+ECN, capable, and marked by a router whose queue grows."""
 
 
 class Path(Protocol):
@@ -25,6 +31,9 @@ class Path(Protocol):
     mtu: int
     """The largest packet, network header included, that fits in one frame on this path."""
 
+    mtu_min: int
+    """Nobody may talk us into smaller packets than these."""
+
     checksum_offload: bool
     """True: the link computes the transport checksum. The transport then puts the sum of the
     pseudo-header, folded but not complemented, in its checksum field."""
@@ -35,11 +44,14 @@ class Path(Protocol):
     pseudo_sum: int
     """Sum of the 16-bit words of both addresses, for the pseudo-header (RFC 9293 section 3.1)."""
 
-    def send_tcp(self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int) -> None:
+    def send_tcp(
+        self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int, ecn: int = NOT_ECT
+    ) -> None:
         """Send one TCP packet: header with options, then the text in pieces.
 
         `text_bytes` is the sum of the pieces; where it is more than `mss`, the link is asked to
-        cut the packet into segments of `mss` bytes of text. All buffers may change afterwards.
+        cut the packet into segments of `mss` bytes of text. `ecn` goes into the IP header. All
+        buffers may change afterwards.
         """
 
 

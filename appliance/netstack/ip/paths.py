@@ -4,7 +4,7 @@ from the cache; a connection that holds it goes on using it, so all that exist a
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 from weakref import WeakSet
 
@@ -53,7 +53,10 @@ class Paths:
         self._counters = counters
         self._paths: OrderedDict[tuple[bytes, bytes], LinkPath] = OrderedDict()
         self._all: WeakSet[LinkPath] = WeakSet()
+        self._learnt: dict[bytes, Instant] = {}  # until when a smaller MTU counts, in order
         self._mtu_timer = timers.timer(self._forget_mtus)
+        self.widened: Callable[[bytes], None] = lambda _destination: None
+        """Told of a destination to which larger packets may pass again."""
         self.mtu = mtu
 
     def __len__(self) -> int:
@@ -119,11 +122,23 @@ class Paths:
         if not any(learnt):
             return False
         self._counters["ip.path_mtu_learnt"] += 1
+        self._learnt.pop(destination, None)
+        self._learnt[destination] = now + PATH_MTU_LEARNT_FOR
         if self._mtu_timer.deadline is None:
             self._mtu_timer.set(now + PATH_MTU_LEARNT_FOR)
         return True
 
-    def _forget_mtus(self, _now: Instant) -> None:
-        """The way may have changed: try the link's own MTU again."""
+    def _forget_mtus(self, now: Instant) -> None:
+        """The way may have changed: try the link's own MTU again (RFC 1191 section 6.3)."""
+        for destination, until in list(self._learnt.items()):
+            if until > now:
+                self._mtu_timer.set(until)
+                break
+            del self._learnt[destination]
+            self._widen(destination)
+
+    def _widen(self, destination: bytes) -> None:
         for path in list(self._all):
-            path.mtu = self.mtu
+            if path.destination == destination:
+                path.mtu = self.mtu
+        self.widened(destination)

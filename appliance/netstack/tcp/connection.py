@@ -38,7 +38,9 @@ from appliance.limits import (
 from appliance.netstack.ip.path import Path
 from appliance.netstack.tcp import reasons
 from appliance.netstack.tcp.congestion import Congestion, NewReno
+from appliance.netstack.tcp.ecn import Ecn
 from appliance.netstack.tcp.express import express
+from appliance.netstack.tcp.packet_size import PacketSize, segment_size
 from appliance.netstack.tcp.patience import KeepAlive, PerSecond
 from appliance.netstack.tcp.receive_half import ReceiveHalf
 from appliance.netstack.tcp.retransmission import Recovery, RoundTrip, timer_expired
@@ -97,6 +99,8 @@ class Connection:
         "corked",
         "counters",
         "crowded",
+        "echo",
+        "ecn",
         "ended",
         "header",
         "heard_at",
@@ -125,6 +129,7 @@ class Connection:
         "scales",
         "send_at_once",
         "sent_at",
+        "sizes",
         "snd",
         "soft_error",
         "stamp_base",
@@ -149,6 +154,10 @@ class Connection:
     scales: bool
     stamps: bool
     """Both sides scale windows, and use timestamps (RFC 7323)."""
+    ecn: Ecn | None
+    """Both sides agreed to Explicit Congestion Notification."""
+    echo: int
+    """ECE, while the peer is to be told of congestion."""
     nodelay: bool
     """No Nagle algorithm: replies do not wait."""
     corked: bool
@@ -194,6 +203,8 @@ class Connection:
         self.listener: Listener | None = None
 
         self.mss = self.super_bytes = TCP_MSS_DEFAULT
+        self.sizes = PacketSize(TCP_MSS_DEFAULT)
+        self.ecn, self.echo = None, 0
         self.header = bytearray(wire.HEADER_BYTES)
         self.checksum_base = 0
         self.stamp_base = tcp.stamp_base(key)
@@ -333,8 +344,8 @@ class Connection:
         self.stamps = stamps
         path, rcv = self.path, self.rcv
         options = wire.STAMP_BYTES if stamps else 0
-        peer_mss = max(mss or TCP_MSS_DEFAULT, TCP_MSS_MIN)
-        self._cut_into(min(peer_mss, self.tcp.mss_for(path)) - options, options)
+        self.sizes.peer_mss = max(mss or TCP_MSS_DEFAULT, TCP_MSS_MIN)
+        self._cut_into(segment_size(self, options), options)
         self.snd.shift = shift or 0
         rcv.negotiated(0 if shift is None else self.tcp.window_shift, self.mss)
         ports = self.local_port.to_bytes(2, "big") + self.peer_port.to_bytes(2, "big")
@@ -343,17 +354,24 @@ class Connection:
 
     def _cut_into(self, mss: int, options: int) -> None:
         self.mss = mss
+        self.snd.full = None
         self.super_bytes = max((self.path.segment_bytes_max - options) // mss * mss, mss)
 
     def fit_path(self) -> None:
-        """Only smaller packets pass on the path now (RFC 1191). What is under way has not arrived;
-        it goes out again in smaller ones at once, for that is no sign of congestion."""
+        """Only smaller packets pass on the path now, or larger ones may pass again (RFC 1191). What
+        is under way and too large has not arrived; it goes out again in smaller ones at once, for
+        that is no sign of congestion."""
         options = len(self.header) - wire.HEADER_BYTES
-        mss = self.tcp.mss_for(self.path) - options
-        if mss >= self.mss or self.state in HANDSHAKING:
+        before, mss = self.mss, segment_size(self, options)
+        if mss == before or self.state is State.SYN_SENT:
             return
         self._cut_into(mss, options)
         self.congestion.mss = mss
+        if mss > before:
+            self.counters["tcp.cut_larger"] += 1
+            return
+        if self.state in HANDSHAKING:
+            return
         self.recovery.start_over(self)
         self.snd.lose(self.snd.una, self.snd.nxt)
         self.counters["tcp.cut_smaller"] += 1
@@ -404,6 +422,7 @@ class Connection:
         self.resend_timer.discard()
         self.ack_timer.discard()
         self.life_timer.discard()
+        self.sizes.discard()
         self.snd.forget()
         self.rcv.forget()
         self.tell(reason)

@@ -18,9 +18,11 @@ from appliance.limits import (
     TCP_RESETS_PER_SECOND_MAX,
     TCP_SYN_BACKLOG,
 )
-from appliance.netstack.ip.path import Path, PathTo
+from appliance.netstack.ip.path import CE, NOT_ECT, Path, PathTo
+from appliance.netstack.tcp import packet_size
 from appliance.netstack.tcp.active_open import REUSE_GAP, active_open
 from appliance.netstack.tcp.connection import Connection, ConnectionUser
+from appliance.netstack.tcp.ecn import Ecn
 from appliance.netstack.tcp.listener import Listener
 from appliance.netstack.tcp.output import output, send_header
 from appliance.netstack.tcp.patience import PerSecond
@@ -55,11 +57,14 @@ class Tcp:
         connections_max: int = TCP_CONNECTIONS_MAX,
         mss: int | None = None,
         stamps: bool = True,
+        ecn: bool = True,
+        learn_mtu: Callable[[bytes, int, Instant], bool] | None = None,
     ) -> None:
         """`path_to` gives the path to an address, from one of ours. `receive_bytes` is the receive
         window of a connection; on a link without offload, a window that overruns the link's queue
         costs more than it gives. `mss` is an upper bound beside the path's. `stamps`: agree to
-        timestamps."""
+        timestamps; `ecn`: agree to ECN. `learn_mtu` is told that the path to an address has become
+        narrower, and makes Path.mtu of it."""
         self.timers = timers
         self.counters = counters
         self.random = random
@@ -68,6 +73,8 @@ class Tcp:
         self.window_shift = window_shift(receive_bytes)
         self.connections_max = connections_max
         self.stamps = stamps
+        self.ecn = ecn
+        self._learn_mtu = learn_mtu
         self._mss = mss
         self._secret = random.randbytes(16)
         self.budget = Budget()
@@ -104,10 +111,14 @@ class Tcp:
         user: ConnectionUser,
         now: Instant,
         source_port: int | None = None,
+        ecn: bool = False,
     ) -> Connection:
         """Active OPEN. `room_again` tells the user that it is established, `ended` that it is not
-        going to be. CannotConnect."""
-        return active_open(self, self.path_to(destination), port, user, now, source_port)
+        going to be. `ecn`: ask for ECN; some old middleboxes drop what asks. CannotConnect."""
+        c = active_open(self, self.path_to(destination), port, user, now, source_port)
+        if ecn and self.ecn:
+            c.ecn = Ecn(c.snd.iss)
+        return c
 
     # --- packets in -------------------------------------------------------------------------------
 
@@ -120,9 +131,10 @@ class Tcp:
         end: int,
         checksum_good: bool,
         now: Instant,
+        ecn: int = NOT_ECT,
     ) -> None:
-        """The TCP packet packet[at:end], which IP took for ours. Whatever is wrong with it is
-        counted, and that is all."""
+        """The TCP packet packet[at:end], which IP took for ours; `ecn` is what the IP header says.
+        Whatever is wrong with it is counted, and that is all."""
         try:
             if not is_unicast(source) or source == destination:
                 raise BadPacket("tcp.bad_source")
@@ -138,6 +150,7 @@ class Tcp:
             return
         if not self.stamps:
             seg.timestamp = None
+        seg.marked = ecn == CE
         ports = bytes(memoryview(packet)[at : at + 4])
         self._demultiplex(source + destination + ports, seg, now)
 
@@ -188,28 +201,54 @@ class Tcp:
 
     def icmp_error(
         self, local: bytes, remote: bytes, quoted: Buffer, reason: str, hard: bool
-    ) -> bool:
+    ) -> None:
         """An ICMP error about a packet of ours from `local` to `remote`; `quoted` is what it shows
         of the TCP header, 8 bytes at least. It ends only a connection that is being opened, if it
-        is hard; others keep it as the reason, should they time out (RFC 9293 section 3.9.2.2). One
-        whose sequence number is not in flight is forged or old (RFC 5927 section 4): False."""
+        is hard; others keep it as the reason, should they time out (RFC 9293 section 3.9.2.2)."""
+        c = self._quoted(local, remote, quoted)
+        if c is None:
+            return
+        if hard and c.state is State.SYN_SENT:
+            c.end(reason)
+        else:
+            c.soft_error = reason
+
+    def packet_too_big(
+        self, local: bytes, remote: bytes, quoted: Buffer, mtu: int, now: Instant
+    ) -> None:
+        """ICMP says that a packet of ours did not fit in the `mtu` of a link on the way. Of either
+        family; the rest as for `icmp_error`."""
+        c = self._quoted(local, remote, quoted)
+        if c is None:
+            return
+        if packet_size.too_big(c, mtu):
+            self.path_learns(c, mtu, now)
+        else:
+            self.counters["tcp.too_big_doubted"] += 1
+
+    def _quoted(self, local: bytes, remote: bytes, quoted: Buffer) -> Connection | None:
+        """The connection of a packet that an error quotes. None: its sequence number is not in
+        flight, so the error is forged or old (RFC 5927 section 4)."""
         if len(quoted) < 8:
             self.counters["tcp.icmp_truncated"] += 1
-            return False
+            return None
         ports = bytes(quoted[:4])
         c = self.connections.get(remote + local + ports[2:] + ports[:2])
         seq = int.from_bytes(quoted[4:8], "big")
         if c is None or not c.snd.una <= unwrap(seq, c.snd.una) < c.snd.nxt:
             self.counters["tcp.icmp_not_ours"] += 1
-            return False
-        if hard and c.state is State.SYN_SENT:
-            c.end(reason)
-        else:
-            c.soft_error = reason
-        return True
+            return None
+        return c
 
-    def path_shrank(self, remote: bytes) -> None:
-        """The path to `remote` has a smaller MTU than before."""
+    def path_learns(self, c: Connection, mtu: int, now: Instant) -> None:
+        """It is believed that the path of `c` is so narrow."""
+        if self._learn_mtu is not None and self._learn_mtu(c.peer_address, mtu, now):
+            self.path_changed(c.peer_address)
+        else:
+            c.fit_path()  # known for another connection, perhaps since this one was half-open
+
+    def path_changed(self, remote: bytes) -> None:
+        """The path to `remote` has another MTU than before."""
         for c in list(self.connections.values()):
             if c.peer_address == remote:
                 c.fit_path()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from appliance.clock import Instant
 from appliance.netstack.ip.path import Path
 from appliance.netstack.tcp.connection import Connection, ConnectionUser
+from appliance.netstack.tcp.ecn import Ecn, asks
 from appliance.netstack.tcp.state import State
 from appliance.netstack.wire.tcp import ACK, RST, SYN, Segment
 
@@ -74,6 +75,8 @@ class Listener:
         c.negotiated(seg.mss, seg.window_scale, seg.timestamp is not None)
         if seg.timestamp is not None:
             c.stamp_recent, c.stamp_recent_at = seg.timestamp[0], now
+        if self._tcp.ecn and asks(seg):
+            c.ecn = Ecn(iss)
         c.snd.wnd = c.snd.wnd_max = seg.wnd
         c.snd.wl1, c.snd.wl2 = seg.seq, iss
         c.become(State.SYN_RECEIVED)

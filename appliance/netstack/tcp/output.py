@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Final
 
 from appliance.clock import MILLISECOND, Instant
 from appliance.limits import TCP_DELAYED_ACK
-from appliance.netstack.ip.path import Path
+from appliance.netstack.ip.path import ECT_0, NOT_ECT, Path
+from appliance.netstack.tcp.ecn import SETUP
 from appliance.netstack.tcp.retransmission import probe_interval
 from appliance.netstack.tcp.sequence import MASK
 from appliance.netstack.tcp.state import State
@@ -29,6 +30,7 @@ from appliance.netstack.wire.tcp import (
     ACK,
     CHANGING,
     CHECKSUM_AT,
+    ECE,
     FIN,
     PLAIN_OFFSET,
     PROTOCOL,
@@ -124,6 +126,8 @@ def _allowance(c: Connection) -> int:
     count = min(waiting, c.super_bytes, usable, room)
     mss = c.mss
     if count >= mss:
+        if snd.full is None:
+            snd.full = nxt + mss
         return count if count == waiting else count - count % mss
     if count <= 0:
         return -1
@@ -144,11 +148,15 @@ def _send_new(c: Connection, count: int, now: Instant) -> None:
         if snd.fin is not None and (c.send_at_once or snd.nxt < snd.una + snd.wnd):
             flags |= FIN
             snd.nxt += 1
+    ecn = NOT_ECT
+    if c.ecn is not None and count and not c.send_at_once:
+        ecn = ECT_0
+        flags |= c.ecn.flags_of_new_text(c.recovery.recover)
     c.send_at_once = False
     if snd.timed is None:
         snd.timed = snd.nxt
         snd.timed_at = now
-    emit(c, seq, flags, pieces, count, now)
+    emit(c, seq, flags, pieces, count, now, ecn)
 
 
 def _send_lost(c: Connection, now: Instant) -> None:
@@ -185,7 +193,13 @@ def _send_lost(c: Connection, now: Instant) -> None:
 
 
 def emit(
-    c: Connection, seq: int, flags: int, pieces: Sequence[Buffer], count: int, now: Instant
+    c: Connection,
+    seq: int,
+    flags: int,
+    pieces: Sequence[Buffer],
+    count: int,
+    now: Instant,
+    ecn: int = NOT_ECT,
 ) -> None:
     """Send one packet with `count` bytes of text. Whatever we owe the peer is paid with it."""
     rcv = c.rcv
@@ -201,13 +215,13 @@ def emit(
     ack = rcv.nxt
     if c.stamps:
         stamp = now // MILLISECOND + c.stamp_base & MASK
-        flags |= STAMPED_OFFSET
+        flags |= STAMPED_OFFSET | c.echo
         pack_stamped(
             header, CHANGING, seq & MASK, ack & MASK, flags, window, checksum,
             STAMP_PREFIX, stamp, c.stamp_recent,
         )  # fmt: skip
     else:
-        flags |= PLAIN_OFFSET
+        flags |= PLAIN_OFFSET | c.echo
         pack_plain(header, CHANGING, seq & MASK, ack & MASK, flags, window, checksum)
     if not path.checksum_offload:
         _fill_checksum(header, c.checksum_base + count, pieces)
@@ -215,7 +229,7 @@ def emit(
     rcv.unacked = 0
     rcv.acks_owed = 0
     c.ack_timer.deadline = None
-    path.send_tcp(header, pieces, count, c.mss)
+    path.send_tcp(header, pieces, count, c.mss, ecn)
 
 
 def emit_syn(c: Connection, now: Instant) -> None:
@@ -232,6 +246,8 @@ def emit_syn(c: Connection, now: Instant) -> None:
         segment.window_scale = tcp.window_shift
     if (active and tcp.stamps) or c.stamps:
         segment.timestamp = (now // MILLISECOND + c.stamp_base & MASK, c.stamp_recent)
+    if c.ecn is not None and not (active and c.syn_was_lost):  # RFC 3168 section 6.1.1.1
+        segment.flags |= SETUP if active else ECE
     if not active:
         segment.flags |= ACK
         segment.ack = rcv.nxt

@@ -18,18 +18,15 @@ from typing import TYPE_CHECKING, Final
 
 from appliance.clock import MILLISECOND, Instant
 from appliance.limits import (
-    TCP_GIVE_UP_AFTER,
-    TCP_ORPHAN_AFTER,
     TCP_RTO_AFTER_SYN_LOSS,
     TCP_RTO_INITIAL,
     TCP_RTO_MAX,
     TCP_RTO_MIN,
-    TCP_SYN_GIVE_UP_AFTER,
-    TCP_SYN_RECEIVED_MAX,
 )
-from appliance.netstack.tcp import reasons
+from appliance.netstack.tcp import packet_size
+from appliance.netstack.tcp.patience import in_time, why_give_up
 from appliance.netstack.tcp.sequence import MASK
-from appliance.netstack.tcp.state import HANDSHAKING, State
+from appliance.netstack.tcp.state import HANDSHAKING
 
 if TYPE_CHECKING:
     from appliance.netstack.tcp.connection import Connection
@@ -185,7 +182,7 @@ def acknowledged(c: Connection, ack: int, now: Instant, echo: int = 0) -> None:
 
 def timer_expired(c: Connection, now: Instant) -> None:
     """Nothing came back for what was sent last, or the window has stayed closed."""
-    reason = _why_give_up(c, now)
+    reason = why_give_up(c, now)
     if reason is not None:
         c.counters["tcp.timeouts"] += 1
         if c.state in HANDSHAKING:
@@ -202,12 +199,13 @@ def timer_expired(c: Connection, now: Instant) -> None:
     elif snd.una == snd.nxt or snd.wnd == 0:
         interval = _probe(c)
     else:
+        packet_size.timed_out(c, now)
         c.congestion.timed_out(snd.nxt - snd.una, again=c.recovery.timed_out(c))
         c.round_trip.back_off()
         snd.lose(snd.una, snd.nxt)
         interval = c.round_trip.rto
     c.counters["tcp.retransmission_timeouts"] += 1
-    c.resend_timer.set(now + interval)
+    c.resend_timer.set(in_time(c, now + interval))
     c.predict()
     c.mark()
 
@@ -227,21 +225,3 @@ def _probe(c: Connection) -> Instant:
 def probe_interval(c: Connection) -> Instant:
     """Until the next probe of a window that does not open."""
     return int(min(c.round_trip.rto << min(c.probes, 16), TCP_RTO_MAX))
-
-
-def _why_give_up(c: Connection, now: Instant) -> str | None:
-    """RFC 9293 section 3.8.3. None: not yet."""
-    stalled = now - c.progress_at
-    if c.state is State.SYN_SENT:
-        patience = c.user_timeout or TCP_SYN_GIVE_UP_AFTER
-        return (c.soft_error or reasons.NO_ANSWER) if stalled >= patience else None
-    if c.state is State.SYN_RECEIVED:
-        return "handshake was not completed" if stalled >= TCP_SYN_RECEIVED_MAX else None
-    if c.closed:
-        return (
-            "closed, and the peer does not take the rest" if stalled >= TCP_ORPHAN_AFTER else None
-        )
-    if c.user_timeout is not None:
-        return reasons.USER_TIMEOUT if stalled >= c.user_timeout else None
-    silent = min(stalled, now - c.heard_at) if c.snd.wnd == 0 else stalled
-    return (c.soft_error or reasons.TIMED_OUT) if silent >= TCP_GIVE_UP_AFTER else None

@@ -4,19 +4,19 @@ A step that ends the processing of a segment raises Drop, whose reason is counte
 segment that belongs to no connection are in host.py (CLOSED) and listener.py (LISTEN).
 
 Added to the RFC's steps: PAWS (RFC 7323 section 5.3), the checks of RFC 5961 against blind attacks,
-the reuse of a connection in TIME-WAIT (RFC 6191), and that a reset does not end TIME-WAIT (RFC
-1337)."""
+the reuse of a connection in TIME-WAIT (RFC 6191), that a reset does not end TIME-WAIT (RFC 1337),
+and ECN (RFC 3168)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from appliance.clock import SECOND, Instant
-from appliance.netstack.tcp import reasons
+from appliance.netstack.tcp import ecn, reasons
 from appliance.netstack.tcp.retransmission import acknowledged
 from appliance.netstack.tcp.sequence import is_before, unwrap
 from appliance.netstack.tcp.state import RECEIVING, State
-from appliance.netstack.wire.tcp import ACK, FIN, RST, SYN, Segment
+from appliance.netstack.wire.tcp import ACK, ECE, FIN, RST, SYN, Segment
 
 if TYPE_CHECKING:
     from appliance.netstack.tcp.connection import Connection
@@ -70,6 +70,8 @@ def arrives_in_syn_sent(c: Connection, seg: Segment, now: Instant) -> None:
         c.stamp_recent, c.stamp_recent_at = seg.timestamp[0], now
     snd.wnd = snd.wnd_max = seg.wnd
     snd.wl1, snd.wl2 = seg.seq, seg.ack if acknowledges else snd.iss
+    if not acknowledges or not ecn.agrees(seg):
+        c.ecn = None
     if not acknowledges:
         c.become(State.SYN_RECEIVED)
         c.resend_timer.clear()
@@ -200,20 +202,15 @@ def check_ack(c: Connection, seg: Segment, now: Instant) -> None:
     if not seg.flags & ACK:
         raise Drop("tcp.no_ack")
     if c.state is State.SYN_RECEIVED:
-        if not snd.una < seg.ack <= snd.nxt:
-            c.tcp.send_reset(c.path, c.key, seg.ack)
-            raise Drop("tcp.unacceptable_ack")
-        snd.wnd = snd.wnd_max = seg.wnd << snd.shift
-        snd.wl1, snd.wl2 = seg.seq, seg.ack
-        acknowledged(c, seg.ack, now)
-        if not c.established(now):
-            raise Drop("tcp.refused")
+        check_ack_of_our_syn(c, seg, now)
     if seg.ack > snd.nxt:
         c.challenge(now)
         raise Drop("tcp.acknowledges_unsent")
     if seg.ack < snd.una - snd.wnd_max:
         c.challenge(now)
         raise Drop("tcp.ack_too_old")
+    if c.ecn is not None and seg.flags & ECE and seg.ack >= snd.una:
+        ecn.echo_arrives(c, seg)
     if seg.ack > snd.una:
         echo = seg.timestamp[1] if c.stamps and seg.timestamp is not None else 0
         acknowledged(c, seg.ack, now, echo)
@@ -223,6 +220,19 @@ def check_ack(c: Connection, seg: Segment, now: Instant) -> None:
     check_our_fin(c, now)
     if c.crowded:
         c.ease()
+
+
+def check_ack_of_our_syn(c: Connection, seg: Segment, now: Instant) -> None:
+    """Fifth, in SYN-RECEIVED: enter ESTABLISHED."""
+    snd = c.snd
+    if not snd.una < seg.ack <= snd.nxt:
+        c.tcp.send_reset(c.path, c.key, seg.ack)
+        raise Drop("tcp.unacceptable_ack")
+    snd.wnd = snd.wnd_max = seg.wnd << snd.shift
+    snd.wl1, snd.wl2 = seg.seq, seg.ack
+    acknowledged(c, seg.ack, now)
+    if not c.established(now):
+        raise Drop("tcp.refused")
 
 
 def is_duplicate(c: Connection, seg: Segment) -> bool:
@@ -290,6 +300,8 @@ def process_text(c: Connection, seg: Segment) -> None:
         c.counters["tcp.text_after_close"] += 1
         c.abort()
         raise Drop("tcp.aborted")
+    if c.ecn is not None:
+        ecn.text_arrives(c, seg)
     text = memoryview(seg.text)
     limit = rcv.edge if rcv.fin is None else min(rcv.edge, rcv.fin)
     beyond = seg.seq + len(text) - limit

@@ -30,8 +30,8 @@ class SendHalf:
     """Send sequence variables, and what the user has sent."""
 
     __slots__ = (
-        "departed", "end", "fin", "iss", "limit", "lost", "lost_end", "nxt", "sent", "shift",
-        "timed", "timed_at", "una", "unsent", "wl1", "wl2", "wnd", "wnd_max",
+        "departed", "end", "fin", "full", "iss", "limit", "lost", "lost_end", "nxt", "sent",
+        "shift", "timed", "timed_at", "una", "unsent", "wl1", "wl2", "wnd", "wnd_max",
     )  # fmt: skip
 
     def __init__(self, iss: int) -> None:
@@ -48,6 +48,7 @@ class SendHalf:
         self.shift = 0  # of the peer's windows (RFC 7323 section 2)
         self.lost = self.lost_end = iss
         self.departed = 0  # bytes that have left the network, as duplicate acknowledgements say
+        self.full: int | None = None  # behind the first full segment of the present size
         self.timed: int | None = None  # when this is acknowledged, a round trip has been measured
         self.timed_at = 0
         self.unsent: deque[tuple[int, Buffer]] = deque()

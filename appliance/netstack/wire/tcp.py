@@ -54,13 +54,16 @@ CHANGING: Final = 4
 PLAIN_OFFSET: Final = 0x5000
 STAMPED_OFFSET: Final = 0x8000
 """Data offset of a header without options and of one with the timestamp option."""
+FLAGS_AT: Final = 13
 CHECKSUM_AT: Final = 16
 
 pack_plain = _PLAIN.pack_into  # seq, ack, offset and flags, window, checksum
 pack_stamped = _STAMPED.pack_into  # the same, then STAMP_PREFIX, TSval, TSecr
 unpack_stamp = Struct("!III").unpack_from  # prefix, TSval, TSecr
 
-_FLAG_LETTERS: Final = ((SYN, "S"), (FIN, "F"), (RST, "R"), (PSH, "P"), (URG, "U"), (ACK, "."))
+_FLAG_LETTERS: Final = (
+    (SYN, "S"), (FIN, "F"), (RST, "R"), (PSH, "P"), (URG, "U"), (ECE, "E"), (CWR, "W"), (ACK, "."),
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -78,6 +81,8 @@ class Segment:
     window_scale: int | None = None
     timestamp: tuple[int, int] | None = None
     """TSval, TSecr."""
+    marked: bool = False
+    """IP says that the packet has met congestion (RFC 3168)."""
 
     @property
     def length(self) -> int:

@@ -225,9 +225,9 @@ def test_both_lanes_do_the_same(seed: int) -> None:
         record: list[bytes] = []
         original = wire.path.send_tcp
 
-        def send_tcp(header, text, text_bytes, mss, record=record, original=original):  # type: ignore[no-untyped-def]
-            record.append(bytes(header) + b"".join(text))
-            original(header, text, text_bytes, mss)
+        def send_tcp(header, text, text_bytes, mss, ecn=0, record=record, original=original):  # type: ignore[no-untyped-def]
+            record.append(bytes((ecn,)) + bytes(header) + b"".join(text))
+            original(header, text, text_bytes, mss, ecn)
 
         wire.path.send_tcp = send_tcp  # type: ignore[method-assign]
         fuzzer.run(600)

@@ -10,6 +10,7 @@ from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 
 from appliance.clock import MILLISECOND, SECOND
+from appliance.limits import PATH_MTU_LEARNT_FOR
 from appliance.netstack.tcp.connection import Connection
 from appliance.netstack.tcp.state import State
 from tests.sim.clock import VirtualClock
@@ -135,3 +136,36 @@ def test_a_hard_error_does_not_end_an_established_connection() -> None:
     assert world.here.ended_with == []
     world.clock.run(SECOND)
     assert world.there.count == len(b"in flight")
+
+
+def test_a_narrow_path_is_used_to_the_full_again_after_ten_minutes() -> None:
+    """RFC 1191 section 6.3: an MTU that was learnt is old then, and the way may have changed."""
+    world = Narrow(True)
+    assert world.send(50_000)
+    assert world.connection.mss < NARROW
+    world.wire.conditions = Conditions(delay=MILLISECOND, mtu=1500)
+    world.clock.run(PATH_MTU_LEARNT_FOR - 10 * SECOND)
+    assert world.connection.mss < NARROW
+    world.clock.run(20 * SECOND)
+    assert world.connection.mss > 1400
+    assert world.send(100_000)
+    assert world.a.counters["tcp.cut_larger"] == 1
+
+
+def test_a_path_that_is_still_narrow_is_found_out_again() -> None:
+    world = Narrow(True)
+    assert world.send(50_000)
+    world.clock.run(PATH_MTU_LEARNT_FOR + 10 * SECOND)
+    assert world.send(100_000)
+    assert world.connection.mss < NARROW
+
+
+@pytest.mark.parametrize("has_vnet_header", [False, True])
+def test_a_black_hole_does_not_stop_a_connection(has_vnet_header: bool) -> None:
+    """RFC 2923 section 2.1: nobody says that packets are too large; text arrives all the same."""
+    world = Narrow(has_vnet_header)
+    world.wire.too_large = lambda _frame: None
+    with evidence(world.wire, "black-hole"):
+        assert world.send(200_000)
+    assert world.a.counters["tcp.black_holes"] == 1
+    assert world.connection.path.mtu == 1500, "others do not suffer for it"

@@ -1,9 +1,10 @@
 """An IPv4 path: the headers of all packets to one destination, made once.
 
 Everything in front of a TCP header (virtio-net, Ethernet and IPv4 header) differs between two
-packets to the same destination only in the IP packet's length, its checksum, and what the link is
-to do about segmentation. So it stands ready in a buffer, and a packet costs one `pack_into`. The
-IP checksum is the precomputed sum of all the rest, plus the length (RFC 1624 by other means).
+packets to the same destination only in the IP packet's length, its checksum, the bits of ECN, and
+what the link is to do about segmentation. So it stands ready in a buffer, and a packet costs one
+`pack_into`. The IP checksum is the precomputed sum of all the rest, plus length and bits (RFC 1624
+by other means).
 
 TCP's packets have DF set, and then their identification may be anything (RFC 6864 section 4.1): it
 is zero. Packets that may be fragmented count theirs up, from a random start for each path.
@@ -23,17 +24,19 @@ from appliance.netstack.ip.link_path import (
     LinkPath,
     cut,
 )
+from appliance.netstack.ip.path import NOT_ECT
 from appliance.netstack.link.interface import Link
 from appliance.netstack.wire import ethernet, ipv4, udp, vnet
 from appliance.netstack.wire.checksum import word_sum
 from appliance.netstack.wire.ipv4 import FRAGMENT_UNIT, PROTOCOL_TCP, PROTOCOL_UDP, Ipv4Header
+from appliance.netstack.wire.tcp import CWR, FLAGS_AT
 from appliance.trace import Counters
 
 _IP_AFTER_LENGTH: Final = b"\x00\x00\x40\x00" + bytes((ipv4.TTL_DEFAULT, PROTOCOL_TCP))
 """Identification, DF, time to live, protocol: what stands between the length and the checksum."""
 
-_LENGTH_TO_CHECKSUM: Final = Struct("!H6sH").pack_into
-_IP_LENGTH_AT: Final = 2
+_SERVICE_TO_CHECKSUM: Final = Struct("!BH6sH").pack_into
+_IP_SERVICE_AT: Final = 1
 
 
 class Ipv4Path(LinkPath):
@@ -65,11 +68,12 @@ class Ipv4Path(LinkPath):
         self._fixed_sum = word_sum(packet[:10] + packet[12:])
         self._make_templates(our_mac, ethernet.TYPE_IPV4, packet)
 
-    def _vnet_tcp(self, header_bytes: int = 0, mss: int = 0) -> vnet.VnetHeader:
+    def _vnet_tcp(self, header_bytes: int = 0, mss: int = 0, cwr: int = 0) -> vnet.VnetHeader:
         before = ethernet.HEADER_BYTES + ipv4.HEADER_BYTES
+        kind = vnet.GSO_TCPV4 | vnet.GSO_ECN if cwr else vnet.GSO_TCPV4
         return vnet.VnetHeader(
             vnet.NEEDS_CSUM,
-            vnet.GSO_TCPV4 if mss else vnet.GSO_NONE,
+            kind if mss else vnet.GSO_NONE,
             before + header_bytes if mss else 0,
             mss,
             before,
@@ -78,22 +82,26 @@ class Ipv4Path(LinkPath):
 
     # --- TCP --------------------------------------------------------------------------
 
-    def send_tcp(self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int) -> None:
+    def send_tcp(
+        self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int, ecn: int = NOT_ECT
+    ) -> None:
         """Send one TCP packet (path.py)."""
         header_bytes = len(header)
         if text_bytes > mss:
             template = self._many
-            if self._many_is_for != (header_bytes, mss):
-                self._cut_into(header_bytes, mss)
+            shape = header_bytes, mss, header[FLAGS_AT] & CWR
+            if self._many_is_for != shape:
+                self._cut_into(shape)
         else:
             template = self._one
         total_bytes = ipv4.HEADER_BYTES + header_bytes + text_bytes
-        _LENGTH_TO_CHECKSUM(
+        _SERVICE_TO_CHECKSUM(
             template,
-            self._ip_at + _IP_LENGTH_AT,
+            self._ip_at + _IP_SERVICE_AT,
+            ecn,
             total_bytes,
             _IP_AFTER_LENGTH,
-            -(self._fixed_sum + total_bytes) % 0xFFFF,  # checksum.py: why a remainder
+            -(self._fixed_sum + total_bytes + ecn) % 0xFFFF,  # checksum.py: why a remainder
         )
         self.used = True
         if not self._transmit((template, header, *text)):
