@@ -14,12 +14,24 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from appliance import trace
 from appliance.fsimage.durability import Durability
 from appliance.ifconf import MTU_DEFAULT, ConfigError, interface_config
-from appliance.machine import Machine, MachineError, MountSpec, Settings, StartError
+from appliance.machine import (
+    Machine,
+    MachineError,
+    MountSpec,
+    Settings,
+    StartError,
+    parse_size,
+)
+from appliance.netstack.link.capture import CaptureSpec
 from appliance.words import Parser, UsageError, tell
+
+if TYPE_CHECKING:
+    from appliance.netstack.link.fault_spec import FaultRule
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 NFSD_THREADS_DEFAULT, NFSD_THREADS_MAX = 4, 64
@@ -35,6 +47,15 @@ a /. With ,ro it is served read-only. With ,overlay the image is only read, and 
 memory, or in the file OVERLAYFILE (without a comma in its name). Images may be compressed with
 gzip, xz or zstd.
 
+faults (probabilities as 1% or 0.01; times as 20ms; all keys of one --fault belong together):
+  drop=P duplicate=P corrupt=P truncate=P   of the frames, cut into segments as on a wire
+  reorder=P hold=TIME                       P of them wait for up to TIME (10ms) longer
+  delay=TIME jitter=TIME                    all of them, and up to so much more
+  rate=10mbit queue=64K burst=16K           a narrow wire, each way
+  mtu=N                                     larger packets are lost without a word
+  filter=EXPRESSION                         only these: in, out, tcp port 2049, host 10.0.0.9, ...
+  nth=3 (nth=3-5)  between=5-10  seed=7     only these of them; only in these seconds
+
 signals:
   HUP        read the exports file again
   TERM, INT  stop in order
@@ -45,6 +66,7 @@ examples:
   rumpnfsd --ip 10.0.0.5/16 --memory 1G --directory /srv/data@/data,ro --exports exports.conf
   rumpnfsd --check-exports exports.conf
   rumpnfsd --ip 10.0.0.5 --image fs.img,overlay=changes --control /run/nfs.ctl
+  rumpnfsd --ip 10.0.0.5 --memory 1G --pcap run.pcapng --fault drop=1%,delay=20ms,seed=7
 
 other commands:
   rumpnfsd fsck fs.img             check an image
@@ -102,7 +124,7 @@ def parser() -> Parser:
     )
     host.add_argument("--no-host-ip", action="store_true", help="leave the host's side alone")
     network.add_argument("--no-offload", action="store_true", help="plain frames, own checksums")
-    network.add_argument("--pcap", metavar="FILE", type=Path, help="record every frame")
+    add_wire(network)
     tree = made.add_argument_group("what is served")
     for option, what, text in (
         (
@@ -129,6 +151,22 @@ def parser() -> Parser:
     )
     add_running(made.add_argument_group("running"))
     return made
+
+
+def add_wire(network: argparse._ArgumentGroup) -> None:
+    """What is seen of the wire, and what is done to it."""
+    network.add_argument(
+        "--pcap",
+        metavar="FILE[,size=SIZE[,files=N]]",
+        help="record every frame, in FILE.pcapng or FILE (pcap)",
+    )
+    network.add_argument(
+        "--fault",
+        metavar="KEY=VALUE,...",
+        action="append",
+        default=[],
+        help="lose, delay, damage frames on purpose; repeatable (see below)",
+    )
 
 
 def add_running(run: argparse._ArgumentGroup) -> None:
@@ -218,6 +256,39 @@ def parse_partition(kind: str, option: str) -> int:
     return int(number)
 
 
+def parse_capture(text: str) -> CaptureSpec:
+    """FILE[,size=SIZE][,files=N], options in any order. UsageError."""
+    rest, options = text, dict[str, int]()
+    while True:
+        before, comma, option = rest.rpartition(",")
+        word, equals, value = option.partition("=")
+        if not comma or word not in ("size", "files") or not equals:
+            break
+        try:
+            options[word] = parse_size(value)
+        except ConfigError as error:
+            raise UsageError(f"--pcap {text}: {error}", error.hint) from None
+        rest = before
+    if not rest:
+        raise UsageError(f"no file is named in --pcap {text}")
+    if "files" in options and "size" not in options:
+        raise UsageError("files= needs size=", f"for example --pcap {rest},size=10M,files=3")
+    try:
+        return CaptureSpec(Path(rest), **options)
+    except ValueError as error:
+        raise UsageError(f"--pcap {text}: {error}") from None
+
+
+def fault_rule(text: str) -> FaultRule:
+    """One --fault. UsageError."""
+    from appliance.netstack.link.fault_spec import FaultError, parse_fault
+
+    try:
+        return parse_fault(text)
+    except FaultError as error:
+        raise UsageError(f"--fault {text}: {error}", error.hint) from None
+
+
 def settings_of(options: argparse.Namespace) -> Settings:
     """What the words mean, checked as far as words go."""
     if __debug__ is False:
@@ -247,9 +318,10 @@ def settings_of(options: argparse.Namespace) -> Settings:
         mounts=tuple(options.mounts),
         exports_file=options.exports,
         nfsd_threads=options.nfsd_threads,
-        pcap=options.pcap,
+        pcap=parse_capture(options.pcap) if options.pcap else None,
         sync=Durability(options.sync),
         control=options.control,
+        faults=tuple(fault_rule(text) for text in options.fault),
     )
 
 

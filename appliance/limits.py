@@ -36,6 +36,22 @@ LINK_BURST_FRAMES: Final = 8
 """Full frames that are taken in before anything is sent: one acknowledgement for all, as of hosts
 whose network card joins segments. More would hold back what others wait for."""
 
+FAULT_DELAY_MAX: Final = 600 * SECOND
+"""How long --fault holds a frame: longer than any peer waits for one."""
+
+FAULT_WAITING_BYTES_MAX: Final = 64 * MiB
+"""Frames that --fault holds, both ways: half a second of a link with one gigabit a second. More
+are lost."""
+
+FAULT_FRAME_OVERHEAD_BYTES: Final = 256
+"""What a held frame is charged beside its bytes, for the objects around it."""
+
+CAPTURE_FILES_MAX: Final = 1000
+"""Files of one capture: each of them is renamed when the next begins."""
+
+CAPTURE_FILE_BYTES_MIN: Final = 128 * KiB
+"""A capture begins no new file before: it has to hold at least one super-frame."""
+
 ADDRESSES_MAX: Final = 16
 """Addresses of one host, of both families: a router that advertises many prefixes gives us no more
 (Linux: max_addresses)."""

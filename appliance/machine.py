@@ -32,10 +32,10 @@ from appliance.limits import (
     CLIENT_IDLE_MAX,
     CLIENT_PROBE_INTERVAL,
     CLIENT_PROBES,
-    LINK_BURST_FRAMES,
     STOP_GRACE,
 )
 from appliance.mountd.service import Mountd
+from appliance.netstack.driver import FaultyDriver, StackDriver
 from appliance.netstack.link.interface import ClosableLink, LinkError
 from appliance.netstack.link.tap import TapLink
 from appliance.netstack.stack import HostConfig, Stack
@@ -56,6 +56,8 @@ from appliance.vfs.tree import Tree
 
 if TYPE_CHECKING:
     from appliance.control import ControlServer
+    from appliance.netstack.link.capture import CaptureSpec
+    from appliance.netstack.link.fault import FaultLink, FaultRule
 
 RPCBIND_PORT: Final = 111
 NFS_PORT: Final = 2049
@@ -103,9 +105,10 @@ class Settings:
     mounts: tuple[MountSpec, ...]
     exports_file: Path | None
     nfsd_threads: int
-    pcap: Path | None
+    pcap: CaptureSpec | None
     sync: Durability = Durability.FULL
     control: Path | None = None
+    faults: tuple[FaultRule, ...] = ()
 
 
 class Machine:
@@ -124,6 +127,7 @@ class Machine:
         self._control: ControlServer | None = None
         self._stopping = False
         self._leader: Leader | None = None
+        self._faulty: FaultLink | None = None
         self.counters = Counters()
 
     # --- start ------------------------------------------------------------------------
@@ -161,6 +165,7 @@ class Machine:
             remark = f"{spec.source} is served read-only"
             if filesystem.read_only and not spec.read_only and not _begins(self._notes, remark):
                 remarks.append(remark)
+        remarks += [f"frames are harmed on purpose: {f.text}" for f in self._settings.faults]
         return remarks + self._notes
 
     def _mount_all(self) -> Tree:
@@ -243,24 +248,36 @@ class Machine:
     def _open_link(self) -> ClosableLink:
         interface = self._settings.interface
         try:
-            link: ClosableLink = TapLink(
+            link = TapLink(
                 interface.tap,
                 fd=self._settings.tap_fd,
                 mtu=interface.mtu,
                 offload=self._settings.offload,
                 host=interface.host,
             )
-            return link if self._settings.pcap is None else self._record(link)
+            return self._decorated(link)
         except LinkError as error:
             raise StartError(str(error), error.hint) from None
         except OSError as error:
             raise StartError(f"{error.filename}: {error.strerror}") from None
 
-    def _record(self, link: ClosableLink) -> ClosableLink:
-        from appliance.netstack.link.pcap import PcapLink
+    def _decorated(self, link: TapLink) -> ClosableLink:
+        """With the faults and the capture that the user wants."""
+        pcap, faults = self._settings.pcap, self._settings.faults
+        if faults:
+            from appliance.netstack.link.capture import Capture
+            from appliance.netstack.link.fault import FaultLink
 
-        assert self._settings.pcap is not None
-        return PcapLink(link, self._settings.pcap, self._clock)
+            capture = Capture(pcap, self._clock, link.name) if pcap else None
+            self._faulty = FaultLink(
+                link, faults, counters=self.counters, clock=self._clock, capture=capture
+            )
+            return self._faulty
+        if pcap:
+            from appliance.netstack.link.pcap import PcapLink
+
+            return PcapLink(link, pcap, self._clock, link.name)
+        return link
 
     def _build(self) -> None:
         """Everything between the link and the file systems."""
@@ -273,7 +290,9 @@ class Machine:
             mtu=interface.mtu,
         )
         self._stack = Stack(self._link, config, random=self._random, counters=self.counters)
-        wire = StackWire(self._stack, self._link)
+        wire = StackDriver(self._stack, self._link)
+        if self._faulty is not None:
+            wire = FaultyDriver(self._stack, self._faulty)
         self._leader = leader = Leader(wire, self._clock, self.counters)
         registry = Registry()
         self._rpc = RpcServer(registry, self.counters, self._clock)
@@ -410,40 +429,6 @@ class Machine:
     def _wait_until(self, condition: Callable[[], bool], deadline: Instant) -> None:
         while not condition() and self._clock.now() < deadline:
             time.sleep(STOP_LOOK / SECOND)
-
-
-class StackWire:
-    """A stack and its link, as the leader sees them."""
-
-    def __init__(self, stack: Stack, link: ClosableLink) -> None:
-        self._stack = stack
-        self._link = link
-        self._take = stack.receive
-        self._full = link.mtu
-        self.read = link.receive
-        self.wait = link.wait
-        self.wake = link.wake
-        self.flush = stack.flush
-        self.expire = stack.expire
-
-    def receive(self, frame: bytes, now: Instant) -> None:
-        """Take a frame in, and where it was a full one, what has come behind it already."""
-        self._take(frame, now)
-        if len(frame) >= self._full:
-            self._take_burst(now)
-
-    def _take_burst(self, now: Instant) -> None:
-        for _ in range(1, LINK_BURST_FRAMES):
-            frame = self._link.receive_now()
-            if frame is None:
-                return
-            self._take(frame, now)
-            if len(frame) < self._full:
-                return
-
-    @property
-    def next_deadline(self) -> Instant | None:
-        return self._stack.next_deadline
 
 
 class TcpTransport:

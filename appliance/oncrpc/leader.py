@@ -156,8 +156,10 @@ class Leader:
             if frame is None:
                 self.stop()
                 return
-            if not frame:
-                continue  # woken: a call may be ready
+            if not frame:  # woken: a call may be ready, or the link holds a frame until later
+                with self.lock:
+                    self._wake_for_deadline()
+                continue
             instant = now()
             with self.lock:
                 wire.receive(frame, instant)

@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -29,43 +28,25 @@ from random import Random
 
 from dpkt import pcap
 
-from appliance.clock import SECOND, Instant
+from appliance.clock import Instant
 from appliance.limits import FRAME_BYTES_MAX
+from appliance.netstack.link.conditions import PERFECT, Conditions, OneWay
 from appliance.netstack.link.segmentation import wire_frames
 from appliance.netstack.stack import HostConfig, Stack
-from appliance.netstack.wire import ethernet, vnet
+from appliance.netstack.wire import vnet
 from appliance.trace import Counters
 from tests.sim.clock import VirtualClock
+
+__all__ = ["Conditions", "Host", "Script", "Wire", "WireEnd", "evidence"]
 
 Buffer = bytes | bytearray | memoryview
 
 OUT = Path(__file__).parents[1] / "out"
+MTU = 1500
+"""Of both ends, unless the conditions say otherwise."""
 RECORDED_FRAMES_MAX = 20_000
 AT_ONCE_MAX = 3
 """A timer may start what has to be looked at once more at the same instant, but not for ever."""
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What the wire does to frames. Probabilities are between 0 and 1."""
-
-    delay: int = 0
-    """Nanoseconds from one end to the other."""
-    loss: float = 0.0
-    duplication: float = 0.0
-    reordering: float = 0.0
-    """A frame is held up for up to `reordering_delay` more, so that others overtake it."""
-    reordering_delay: int = 0
-    damage: float = 0.0
-    """One bit is flipped, somewhere behind the Ethernet header."""
-    bytes_per_second: int | None = None
-    queue_bytes: int = 1 << 20
-    """With a limited rate: what waits to be sent; more is lost."""
-    mtu: int = 1500
-    """A frame with a larger packet is lost."""
-
-
-PERFECT = Conditions()
 
 
 class WireEnd:
@@ -75,7 +56,7 @@ class WireEnd:
         self.vnet = has_vnet_header
         self.mtu = mtu
         self.deliver: Callable[[bytes], None] = lambda _frame: None
-        self.free_at: Instant = 0  # when the last frame sent from here will have left
+        self.path = OneWay(wire.random, wire.counters, "wire")
         self._wire = wire
 
     def send(self, buffers: Sequence[Buffer]) -> bool:
@@ -105,10 +86,11 @@ class Wire:
         self.conditions = conditions
         self.counters = Counters()
         self.seed = seed
-        self._random = Random(seed)
+        self.random = Random(seed)  # one for both directions
         self._whole = whole
-        self.a = WireEnd(self, vnet_headers[0], conditions.mtu)
-        self.b = WireEnd(self, vnet_headers[1], conditions.mtu)
+        mtu = conditions.mtu or MTU
+        self.a = WireEnd(self, vnet_headers[0], mtu)
+        self.b = WireEnd(self, vnet_headers[1], mtu)
         self.record: deque[tuple[int, bytes]] = deque(maxlen=RECORDED_FRAMES_MAX)
         self.too_large: Callable[[bytes], None] = lambda _frame: None
         """Told of frames that were lost because of the MTU, as the router there would be."""
@@ -124,52 +106,13 @@ class Wire:
         return True
 
     def _carry_one(self, sender: WireEnd, receiver: WireEnd, bare: bytes) -> None:
-        conditions, random = self.conditions, self._random
         self.counters["wire.frames"] += 1
-        if len(bare) > conditions.mtu + ethernet.HEADER_BYTES:
-            self.counters["wire.too_large"] += 1
+        fate = sender.path.carry(self.conditions, bare, self.clock.now())
+        if "too_large" in fate.events:
             self.too_large(bare)
-            return
-        leaves = self._leaves(sender, len(bare))
-        if leaves is None:
-            self.counters["wire.queue_full"] += 1
-            return
-        if random.random() < conditions.loss:
-            self.counters["wire.lost"] += 1
-            return
-        copies = 1
-        if random.random() < conditions.duplication:
-            self.counters["wire.duplicated"] += 1
-            copies = 2
-        if random.random() < conditions.damage:
-            self.counters["wire.damaged"] += 1
-            bare = self._damaged(bare)
-        for _ in range(copies):
-            arrives = leaves + conditions.delay
-            if random.random() < conditions.reordering:
-                self.counters["wire.reordered"] += 1
-                arrives += random.randint(1, max(1, conditions.reordering_delay))
-            frame = vnet.NOTHING + bare if receiver.vnet else bare
-            self.clock.at(arrives, partial(self._arrive, receiver, frame, bare))
-
-    def _leaves(self, sender: WireEnd, size: int) -> Instant | None:
-        """When a frame of this size has left; None: the queue is full."""
-        now, rate = self.clock.now(), self.conditions.bytes_per_second
-        if rate is None:
-            return now
-        start = max(now, sender.free_at)
-        if (start - now) * rate // SECOND + size > self.conditions.queue_bytes:
-            return None
-        sender.free_at = start + size * SECOND // rate
-        return sender.free_at
-
-    def _damaged(self, bare: bytes) -> bytes:
-        if len(bare) <= ethernet.HEADER_BYTES:
-            return bare
-        damaged = bytearray(bare)
-        at = self._random.randrange(ethernet.HEADER_BYTES, len(bare))
-        damaged[at] ^= 1 << self._random.randrange(8)
-        return bytes(damaged)
+        for arrives, arriving in fate.arrivals:
+            frame = vnet.NOTHING + arriving if receiver.vnet else arriving
+            self.clock.at(arrives, partial(self._arrive, receiver, frame, arriving))
 
     def _arrive(self, receiver: WireEnd, frame: bytes, recorded: bytes) -> None:
         self.record.append((self.clock.wall(), recorded))

@@ -13,7 +13,8 @@ from appliance.cli import main, notify, parse_mount, parser, settings_of
 from appliance.fsimage.device import FileDevice
 from appliance.fsimage.durability import Durability
 from appliance.fsimage.overlays import open_overlay
-from appliance.machine import MountSpec
+from appliance.machine import Machine, MountSpec
+from appliance.netstack.link.capture import CaptureSpec
 from appliance.words import UsageError
 
 
@@ -203,3 +204,33 @@ def test_a_python_without_assertions_is_refused() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: python -O")
+
+
+SERVE = ["--ip", "10.0.0.5", "--memory", "1G"]
+
+
+def test_a_capture_is_a_file_and_how_large_it_becomes() -> None:
+    def capture(text: str) -> CaptureSpec | None:
+        return settings_of(parser().parse_args([*SERVE, "--pcap", text])).pcap
+
+    assert capture("run.pcapng") == CaptureSpec(Path("run.pcapng"))
+    assert capture("a,b,size=10M,files=3") == CaptureSpec(Path("a,b"), 10 << 20, 3)
+    assert capture("a,files=4,size=1M") == CaptureSpec(Path("a"), 1 << 20, 4)
+    for text in (",size=1M", "a,size=1", "a,size=x", "a,files=3", "a,size=1M,files=0"):
+        with pytest.raises(UsageError):
+            capture(text)
+
+
+def test_faults_are_rules_in_their_order_and_told_at_the_start() -> None:
+    words = ["--fault", "drop=1%,seed=7", "--fault", "delay=20ms,filter=out"]
+    settings = settings_of(parser().parse_args([*SERVE, *words]))
+    assert [rule.conditions.loss for rule in settings.faults] == [0.01, 0.0]
+    machine = Machine(settings)
+    assert "frames are harmed on purpose: drop=1%,seed=7" in machine.remarks()
+
+
+def test_a_fault_that_cannot_be_is_refused_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SERVE, "--fault", "dorp=1%"]) == 2
+    assert capsys.readouterr().err == (
+        'error: --fault dorp=1%: "dorp" is no kind of fault\nhint: did you mean drop?\n'
+    )

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.clock import Instant
+from appliance.clock import MILLISECOND, Instant
 from appliance.ifconf import ConfigError
 from appliance.limits import LINK_BURST_FRAMES
-from appliance.machine import StackWire, parse_size
+from appliance.machine import parse_size
+from appliance.netstack.driver import FaultyDriver, StackDriver
+from appliance.netstack.link.fault import FaultLink, parse_fault
+from appliance.trace import Counters
+from tests.sim.clock import VirtualClock
 from tests.sim.pipe import PipeEnd, pipe
 
 
@@ -18,13 +22,15 @@ class RecordingStack:
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
+        self.expired: list[Instant] = []
 
     def receive(self, frame: bytes, now: Instant) -> None:
         self.frames.append(frame)
 
     def flush(self, now: Instant) -> None: ...
 
-    def expire(self, now: Instant) -> None: ...
+    def expire(self, now: Instant) -> None:
+        self.expired.append(now)
 
 
 def arrivals(*sizes: int) -> tuple[PipeEnd, list[int]]:
@@ -33,7 +39,7 @@ def arrivals(*sizes: int) -> tuple[PipeEnd, list[int]]:
     for size in sizes:
         assert theirs.send((bytes(size),))
     stack = RecordingStack()
-    wire = StackWire(stack, ours)  # type: ignore[arg-type]
+    wire = StackDriver(stack, ours)  # type: ignore[arg-type]
     first = wire.read()
     assert first is not None
     wire.receive(first, 0)
@@ -67,3 +73,20 @@ def test_sizes(text: str, size: int) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_size(text)
+
+
+def test_frames_that_are_held_up_have_deadlines_beside_those_of_the_stack() -> None:
+    clock = VirtualClock()
+    ours, theirs = pipe()
+    link = FaultLink(ours, [parse_fault("delay=20ms")], counters=Counters(), clock=clock)
+    stack = RecordingStack()
+    wire = FaultyDriver(stack, link)  # type: ignore[arg-type]
+    assert wire.next_deadline is None
+    theirs.send((bytes(60),))
+    assert wire.read() == b""
+    assert wire.next_deadline == 20 * MILLISECOND
+    stack.next_deadline = 5 * MILLISECOND
+    assert wire.next_deadline == 5 * MILLISECOND
+    wire.expire(20 * MILLISECOND)
+    assert stack.expired == [20 * MILLISECOND]
+    assert wire.wait(0) and wire.read() == bytes(60)

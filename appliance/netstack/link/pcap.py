@@ -1,46 +1,35 @@
-"""A decorator that records what passes a link, in a file that tcpdump, tshark and Wireshark read.
-
-The capture looks like one from a wire: without virtio-net headers, super-frames cut into segments,
-and checksums finished. A frame whose virtio-net header is nonsense is recorded as it is, for that
-is what one would want to see. Each frame is written at once, so that the capture of a process that
-was killed is complete.
-"""
+"""A decorator that records what passes a link, in a file that tcpdump, tshark and Wireshark read
+(capture.py says what is in it)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
-from io import FileIO
 from pathlib import Path
 from threading import Lock
 
-from dpkt import pcap
-
-from appliance.clock import Clock, SystemClock
-from appliance.limits import FRAME_BYTES_MAX
-from appliance.netstack.link.interface import ClosableLink, LinkError
-from appliance.netstack.link.segmentation import wire_frames
-from appliance.netstack.wire import vnet
-from appliance.netstack.wire.errors import BadPacket
-from appliance.trace import log
+from appliance.clock import Clock
+from appliance.netstack.link.capture import Capture, CaptureSpec
+from appliance.netstack.link.interface import ClosableLink
 
 Buffer = bytes | bytearray | memoryview
-
-_NANOSECONDS_EXPONENT = -9
 
 
 class PcapLink:
     """`link`, with everything that passes it recorded in a new file."""
 
-    _writer: pcap.Writer | None
-
-    def __init__(self, link: ClosableLink, file: Path, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        link: ClosableLink,
+        file: Path | CaptureSpec,
+        clock: Clock | None = None,
+        name: str = "",
+    ) -> None:
         """LinkError: the file cannot be written."""
         self.vnet = link.vnet
         self.mtu = link.mtu
         self._link = link
-        self._clock = clock or SystemClock()
-        self._file, self._writer = open_capture(file)
+        spec = file if isinstance(file, CaptureSpec) else CaptureSpec(file)
+        self._capture = Capture(spec, clock, name)
         self._lock = Lock()  # one thread reads while another one sends
 
     def receive(self) -> bytes | None:
@@ -59,14 +48,14 @@ class PcapLink:
 
     def send(self, buffers: Sequence[Buffer]) -> bool:
         """Send a frame over the link. One that it does not take is not recorded."""
-        if self._writer is None:
+        if not self._capture.is_open:
             return self._link.send(buffers)
         frame = b"".join(buffers)  # before it is sent: the buffers may change afterwards
         with self._lock:
             # With the lock over both, an answer to this frame cannot be recorded before it.
             sent = self._link.send((frame,))
             if sent:
-                self._write(frame)
+                self._capture.record(frame, has_vnet_header=self.vnet, outgoing=True)
         return sent
 
     def wait(self, timeout_ns: int) -> bool:
@@ -81,45 +70,8 @@ class PcapLink:
         """Close the link and the file."""
         self._link.close()
         with self._lock:
-            self._writer = None
-            self._file.close()
+            self._capture.close()
 
     def _record(self, frame: bytes) -> None:
         with self._lock:
-            self._write(frame)
-
-    def _write(self, frame: bytes) -> None:
-        if self._writer is None:
-            return
-        # dpkt takes seconds; as a Decimal they are exact to the nanosecond.
-        seconds = Decimal(self._clock.wall()).scaleb(_NANOSECONDS_EXPONENT)
-        try:
-            for wire_frame in as_on_a_wire(frame, self.vnet):
-                self._writer.writepkt_time(wire_frame, seconds)
-        except OSError as error:
-            # A full disk ends the capture, not the service.
-            log.error("capture ended error=%s", error.strerror)
-            self._writer = None
-
-
-def open_capture(file: Path) -> tuple[FileIO, pcap.Writer]:
-    """A new capture file, with its header."""
-    try:
-        raw = FileIO(file, "w")
-        try:
-            return raw, pcap.Writer(raw, snaplen=FRAME_BYTES_MAX, nano=True)
-        except OSError:
-            raw.close()
-            raise
-    except OSError as error:
-        raise LinkError(f"cannot write a capture to {file}: {error.strerror}") from None
-
-
-def as_on_a_wire(frame: bytes, has_vnet_header: bool) -> list[bytes]:
-    """The frames that a wire would carry, whatever stands in the virtio-net header."""
-    if not has_vnet_header:
-        return [frame]
-    try:
-        return list(wire_frames(frame))
-    except BadPacket:
-        return [frame[vnet.HEADER_BYTES :]]
+            self._capture.record(frame, has_vnet_header=self.vnet, outgoing=False)

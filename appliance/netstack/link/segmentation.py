@@ -50,6 +50,16 @@ def wire_frames(frame: bytes) -> Iterator[bytes]:
             yield bytes(bare)  # super-frames of IPv6, which this stack does not speak, as they are
 
 
+def whole_frame(frame: bytes) -> bytes:
+    """`frame`, which has a virtio-net header, without it and with its checksum finished, as if it
+    had not to be cut. BadPacket."""
+    header = VnetHeader.parse(frame)
+    bare = bytearray(frame[vnet.HEADER_BYTES :])
+    if header.flags & vnet.NEEDS_CSUM:
+        _finish_checksum(bare, header.csum_start, header.csum_offset)
+    return bytes(bare)
+
+
 def _is_ipv4(frame: bytearray) -> bool:
     return EthernetHeader.parse(bytes(frame)).ethertype == TYPE_IPV4
 

@@ -379,6 +379,14 @@ def test_the_ticker_wakes_for_a_deadline_that_comes_up(rig: Rig) -> None:
     assert rig.expired[-1] - due < 2 * SECOND
 
 
+def test_the_ticker_wakes_for_a_frame_that_the_link_holds_until_later(rig: Rig) -> None:
+    """Such a frame is not read: the reader is only called away, and there is a new deadline."""
+    rig.until(lambda: vars(rig.leader)["_alarm_at"] > rig.clock.now() + SECOND)  # it sleeps
+    rig.deadline = rig.clock.now() + 20 * MILLISECOND
+    rig.wake()
+    rig.until(lambda: rig.deadline is None)
+
+
 def test_an_idle_leader_sleeps(rig: Rig) -> None:
     rig.until_answered(rig.send(QUICK))
     time.sleep(0.2)
