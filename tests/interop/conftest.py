@@ -27,8 +27,8 @@ def appliance(netns: Namespace, tmp_path: Path) -> Iterator[StartAppliance]:
     has to end in order, and tshark judges what it sent (pcap=False: a test that sends too much)."""
     started: list[Appliance] = []
 
-    def start(*words: str | Path, pcap: bool = True) -> Appliance:
-        netns.add_tap("tap0")
+    def start(*words: str | Path, pcap: bool = True, mtu: int = 1500) -> Appliance:
+        netns.add_tap("tap0", mtu)
         started.append(Appliance(netns, tmp_path, "--no-host-ip", *words, pcap=pcap))
         return started[-1]
 

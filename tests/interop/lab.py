@@ -72,10 +72,10 @@ class Namespace:
         """ip(8) in the namespace."""
         return run("ip", "-n", self.name, *words.split())
 
-    def add_tap(self, name: str) -> None:
+    def add_tap(self, name: str, mtu: int = 1500) -> None:
         """A persistent TAP interface that is a port of the bridge."""
         self.ip(f"tuntap add dev {name} mode tap")
-        self.ip(f"link set {name} txqueuelen 10000 master br0 up")
+        self.ip(f"link set {name} mtu {mtu} txqueuelen 10000 master br0 up")
 
     def command(self, *words: str | Path) -> list[str]:
         return ["ip", "netns", "exec", self.name, *WITH_PARENT, *map(str, words)]
