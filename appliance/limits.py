@@ -148,15 +148,27 @@ TCP_CONNECTIONS_MAX: Final = 4096
 """Connections in any state but CLOSED: hundreds of clients with many mounts, some 4 KiB each."""
 
 TCP_SYN_BACKLOG: Final = 128
-"""Half-open connections of one listener. Beyond it the oldest is forgotten: under a flood of SYNs
-an honest handshake, which takes a millisecond, still gets through."""
+"""Half-open connections of one listener. Further SYNs are answered with cookies, which cost no
+memory, but can say less."""
 
-TCP_RECEIVE_BYTES: Final = 4 * MiB
-"""Text of one connection that we promise to take: four WRITE calls of the largest size."""
+TCP_SYN_COOKIE_PERIOD: Final = 30 * SECOND
+"""A cookie is good for one to two of these: a SYN-ACK and its answer take a few seconds at most."""
+
+TCP_RECEIVE_BYTES_FIRST: Final = 256 * KiB
+"""Text that we promise to take on a new connection: one super-frame after another, four times."""
+
+TCP_RECEIVE_BYTES: Final = 8 * MiB
+"""And that we promise at most, to a peer that sends so much in half a round trip and a user who
+reads it: 80 MB/s over a way of 100 ms."""
+
+TCP_RECEIVE_ROUND_MIN: Final = 4 * MILLISECOND
+"""What counts as a round trip at least, when windows grow: on a host's own link it is some 50 us,
+but whoever is to send more may first have to be woken."""
 
 TCP_RECEIVE_TOTAL_BYTES_MAX: Final = 256 * MiB
 """Text of all connections that waits for its user, and out-of-order text. A busy peer's text is
-taken at once and does not count; beyond this, windows close and what still comes is dropped."""
+taken at once and does not count; beyond this, windows close and what still comes is dropped. Also
+what windows have grown by, together: no more is promised than could be kept."""
 
 TCP_PIECE_BYTES_MIN: Final = 256
 """What one piece of waiting text is charged at least: the objects around one byte cost that."""
@@ -225,7 +237,7 @@ TCP_RESETS_PER_SECOND_MAX: Final = 1000
 
 assert TCP_RTO_INITIAL <= TCP_RTO_AFTER_SYN_LOSS <= TCP_RTO_MAX < TCP_GIVE_UP_AFTER
 assert TCP_DELAYED_ACK < TCP_RTO_MIN
-assert TCP_RECEIVE_BYTES < TCP_RECEIVE_TOTAL_BYTES_MAX
+assert TCP_RECEIVE_BYTES_FIRST < TCP_RECEIVE_BYTES < TCP_RECEIVE_TOTAL_BYTES_MAX
 
 # --- oncrpc ------------------------------------------------------------------
 

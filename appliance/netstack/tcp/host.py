@@ -15,6 +15,7 @@ from appliance.clock import Instant
 from appliance.limits import (
     TCP_CONNECTIONS_MAX,
     TCP_RECEIVE_BYTES,
+    TCP_RECEIVE_BYTES_FIRST,
     TCP_RESETS_PER_SECOND_MAX,
     TCP_SYN_BACKLOG,
 )
@@ -30,6 +31,7 @@ from appliance.netstack.tcp.receive_half import WINDOW_FIELD_MAX, Budget
 from appliance.netstack.tcp.segment_arrives import segment_arrives
 from appliance.netstack.tcp.sequence import MASK, is_before, unwrap
 from appliance.netstack.tcp.state import State
+from appliance.netstack.tcp.syn_cookies import SynCookies
 from appliance.netstack.timers import Timers
 from appliance.netstack.wire import tcp as wire
 from appliance.netstack.wire.errors import BadPacket
@@ -71,18 +73,20 @@ class Tcp:
         self.path_to = path_to
         self.receive_bytes = receive_bytes
         self.window_shift = window_shift(receive_bytes)
+        self.first_window = min(receive_bytes, TCP_RECEIVE_BYTES_FIRST, WINDOW_FIELD_MAX)
         self.connections_max = connections_max
         self.stamps = stamps
         self.ecn = ecn
         self._learn_mtu = learn_mtu
         self._mss = mss
         self._secret = random.randbytes(16)
+        self.cookies = SynCookies(random)
         self.budget = Budget()
         self.connections: dict[bytes, Connection] = {}
         self.listeners: dict[int, Listener] = {}
         self.dirty: list[Connection] = []
         self._time_wait: dict[Connection, None] = {}  # oldest first
-        self._headers: list[tuple[Path, wire.Segment]] = []  # resets to send
+        self._headers: list[tuple[Path, wire.Segment]] = []  # of no connection, to send
         self.ports_used = random.getrandbits(32)
         """Source ports that were given out; it begins anywhere."""
         self._resets = PerSecond(TCP_RESETS_PER_SECOND_MAX)
@@ -270,7 +274,7 @@ class Tcp:
         if self._headers:
             headers, self._headers = self._headers, []
             for path, segment in headers:
-                if self._resets.allows(now):
+                if not segment.flags & wire.RST or self._resets.allows(now):
                     send_header(path, segment)
                 else:
                     self.counters["tcp.resets_suppressed"] += 1
@@ -279,7 +283,11 @@ class Tcp:
         """Queue a reset to the peer in `key`; with `ack` it acknowledges, too."""
         source, destination = int.from_bytes(key[-2:], "big"), int.from_bytes(key[-4:-2], "big")
         flags = wire.RST if ack is None else wire.RST | wire.ACK
-        self._headers.append((path, wire.Segment(source, destination, seq, ack or 0, flags, 0)))
+        self.send_later(path, wire.Segment(source, destination, seq, ack or 0, flags, 0))
+
+    def send_later(self, path: Path, segment: wire.Segment) -> None:
+        """Queue a segment that belongs to no connection: a reset, or a SYN-ACK with a cookie."""
+        self._headers.append((path, segment))
 
     # --- for connections --------------------------------------------------------------------------
 

@@ -203,6 +203,9 @@ def emit(
 ) -> None:
     """Send one packet with `count` bytes of text. Whatever we owe the peer is paid with it."""
     rcv = c.rcv
+    ack = rcv.nxt
+    if ack >= rcv.tune_at:
+        rcv.tune(c.round_trip.srtt, now)
     window = rcv.advertise()
     path = c.path
     header = c.header
@@ -212,7 +215,6 @@ def emit(
         checksum = (checksum & 0xFFFF) + (checksum >> 16)
     else:
         checksum = 0
-    ack = rcv.nxt
     if c.stamps:
         stamp = now // MILLISECOND + c.stamp_base & MASK
         flags |= STAMPED_OFFSET | c.echo
@@ -240,7 +242,7 @@ def emit_syn(c: Connection, now: Instant) -> None:
     if not c.syn_was_lost and snd.timed is None:
         snd.timed, snd.timed_at = snd.nxt, now
     active = c.state is State.SYN_SENT
-    segment = Segment(c.local_port, c.peer_port, snd.iss, 0, SYN, min(rcv.capacity, 0xFFFF))
+    segment = Segment(c.local_port, c.peer_port, snd.iss, 0, SYN, tcp.first_window)
     segment.mss = tcp.mss_for(c.path)
     if active or c.scales:
         segment.window_scale = tcp.window_shift

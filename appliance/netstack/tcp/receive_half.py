@@ -15,6 +15,11 @@ keep frames of 64 KiB that bring one new byte each. A peer that acknowledges rou
 `advertise`) can get a little more than was meant. Beyond that, and when all connections together
 have too much, text is dropped: the peer sends it again.
 
+The capacity follows the user (`tune`). What he reads in a round trip has to fit twice, so that the
+peer can send as much again while our acknowledgements are on their way: when half a capacity has
+been read in no more than a round trip, it is doubled, up to `capacity_max`, from which the window
+scale was chosen, and as far as all connections together have not been promised too much.
+
 Invariants, while the connection is synchronized:
   R1  nxt <= edge
   R2  out of order: sorted, disjoint, everything behind nxt and before edge, and never more pieces
@@ -26,9 +31,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
+from appliance.clock import Instant
 from appliance.limits import (
     TCP_OUT_OF_ORDER_PIECES_MAX,
     TCP_PIECE_BYTES_MIN,
+    TCP_RECEIVE_BYTES_FIRST,
+    TCP_RECEIVE_ROUND_MIN,
     TCP_RECEIVE_TOTAL_BYTES_MAX,
 )
 
@@ -38,14 +46,27 @@ JOINED_BYTES_MIN = 4096
 """Small pieces are joined until they are so large."""
 
 
-class Budget:
-    """What all connections of a host together keep of text."""
+NEVER = 1 << 100
+"""A sequence number that no connection reaches."""
 
-    __slots__ = ("limit", "used")
+
+class Budget:
+    """What all connections of a host together keep of text, and what their windows have grown
+    by."""
+
+    __slots__ = ("granted", "limit", "used")
 
     def __init__(self, limit: int = TCP_RECEIVE_TOTAL_BYTES_MAX) -> None:
         self.limit = limit
         self.used = 0
+        self.granted = 0
+
+    def grant(self, count: int) -> bool:
+        """May a window grow by so much?"""
+        if self.granted + count > self.limit or 2 * self.used > self.limit:
+            return False
+        self.granted += count
+        return True
 
     @property
     def exhausted(self) -> bool:
@@ -68,12 +89,16 @@ class ReceiveHalf:
 
     __slots__ = (
         "_budget",
+        "_granted",
         "_joined_at",
         "_joined_grows",
+        "_mss",
         "_overhead",
+        "_tuned_at",
         "acked",
         "acks_owed",
         "capacity",
+        "capacity_max",
         "charge",
         "count",
         "edge",
@@ -88,13 +113,19 @@ class ReceiveHalf:
         "pieces",
         "shift",
         "step",
+        "tune_at",
         "unacked",
     )
 
-    def __init__(self, capacity: int, budget: Budget) -> None:
+    def __init__(self, capacity_max: int, budget: Budget) -> None:
         self._budget = budget
+        self._granted = 0  # what the capacity has grown by
         self.held = 0  # what the budget knows of us
-        self.capacity = capacity
+        self.capacity_max = capacity_max
+        self.capacity = min(capacity_max, TCP_RECEIVE_BYTES_FIRST)
+        self.tune_at = NEVER  # when nxt gets here, `tune` is worth a call
+        self._tuned_at: Instant = 0
+        self._mss = 0
         self.low = 0  # a window below this is worth an update of its own
         self.full = 0  # the window field when nothing waits
         self.step = 1  # the window is opened by no less (silly window syndrome)
@@ -124,10 +155,36 @@ class ReceiveHalf:
     def negotiated(self, shift: int, mss: int) -> None:
         """Windows will be in units of 2**shift; the peer's segments carry up to `mss` bytes."""
         self.shift = shift
-        self.capacity = min(self.capacity, WINDOW_FIELD_MAX << shift) >> shift << shift
-        self.full = self.capacity >> shift
-        self.step = min(self.capacity // 2, mss)
-        self.low = min(self.capacity // 2, WINDOW_FIELD_MAX // 2)
+        self._mss = mss
+        self.capacity_max = self._whole(self.capacity_max)
+        self._become(self._whole(self.capacity))
+        if self.capacity < self.capacity_max:
+            self.tune_at = self.nxt
+
+    def _whole(self, capacity: int) -> int:
+        """As much of it as the window field can say."""
+        return min(capacity, WINDOW_FIELD_MAX << self.shift) >> self.shift << self.shift
+
+    def _become(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.full = capacity >> self.shift
+        self.step = min(capacity // 2, self._mss)
+        self.low = min(capacity // 2, WINDOW_FIELD_MAX // 2)
+
+    def tune(self, round_trip: Instant | None, now: Instant) -> None:
+        """Half a capacity has arrived since the last look. Was it read within a round trip?"""
+        read = self.nxt - self.count
+        if read < self.tune_at:
+            return
+        took = now - self._tuned_at
+        if self._tuned_at and took <= max(round_trip or 0, TCP_RECEIVE_ROUND_MIN):
+            capacity = min(2 * self.capacity, self.capacity_max)
+            if self._budget.grant(capacity - self.capacity):
+                self._granted += capacity - self.capacity
+                self._become(capacity)
+        self._tuned_at = now
+        at_most = self.capacity == self.capacity_max
+        self.tune_at = NEVER if at_most else read + self.capacity // 2
 
     # --- the window ----------------------------------------------------------
 
@@ -282,8 +339,9 @@ class ReceiveHalf:
         self.out_of_order.clear()
         self.out_of_order_charge = 0
         self._budget.used -= self.held
+        self._budget.granted -= self._granted
         self._budget = Budget()
-        self.held = 0
+        self.held = self._granted = 0
 
 
 def _flush_run(run: list[memoryview], result: list[memoryview]) -> None:

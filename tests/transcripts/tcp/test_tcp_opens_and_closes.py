@@ -427,21 +427,6 @@ def test_a_listener_that_closes_resets_its_children(wire: Wire) -> None:
     wire.ours(RST | ACK)
 
 
-def test_a_flood_of_syns_leaves_room_for_an_honest_one(wire: Wire) -> None:
-    """RFC 4987 section 3.3: the oldest half-open connection is forgotten."""
-    wire.listener.backlog = 16
-    for port in range(1024, 1124):
-        wire.peer_port = port
-        wire.peer(SYN, seq=0)
-    assert len(wire.listener.half_open) == len(wire.tcp.connections) == 16
-    wire.ignore()
-    wire.peer_port = 40000
-    wire.established()
-    assert wire.counters["tcp.syn_backlog_full"] == 85
-    wire.after(100 * SECOND).ignore()
-    assert len(wire.tcp.connections) == 1
-
-
 def test_a_full_host_takes_no_more_connections(wire: Wire) -> None:
     """The SYN is not answered: the peer will try again."""
     wire.host(connections_max=1).established()

@@ -20,6 +20,14 @@ def started(capacity: int = 4096, shift: int = 0, budget: Budget | None = None) 
     return rcv
 
 
+def test_no_window_grows_while_half_of_what_is_allowed_is_unread() -> None:
+    budget = Budget(limit=1000)
+    budget.used = 501
+    assert not budget.grant(1)
+    budget.used = 500
+    assert budget.grant(1)
+
+
 def pieces(rcv: ReceiveHalf) -> bytes:
     return b"".join(rcv.pieces)
 
