@@ -42,7 +42,7 @@ def stream(wire: Wire, count: int, bytes_per_round_trip: int) -> None:
 
 
 def text_arrives(wire: Wire) -> None:
-    """A piece in order. Its checksum is known to be good: there is too much to compute it slowly."""
+    """A piece in order. Its checksum is known to be good: computing it slowly takes too long."""
     seq, ack = wire.user.rcv.nxt, wire.user.snd.una
     header = Segment(wire.peer_port, wire.our_port, seq, ack, ACK, 65535).emit()
     packet = bytes(header) + bytes(PIECE)
