@@ -1,4 +1,4 @@
-# Ten verbs. Each installs what it needs: Debian packages (as root), and the Python ones in .venv.
+# Eleven verbs. Each installs what it needs: Debian packages (as root), and the Python ones in .venv.
 #
 #   make demo     serve an image in a private network namespace, and use it   (KEEP=1: keep serving)
 #   make plug     kill the server in the middle of a client's cp -a, judge the image, start it again
@@ -6,6 +6,7 @@
 #   make check    format, lint, types, imports, tidiness
 #   make unit     the tests that need neither root nor a guest
 #   make crash    crash states of file systems, as many as you like   (STATES=20000 SEED=1)
+#   make fuzz     broken frames in every state of a connection     (FRAMES=1000000 SEED=1)
 #   make bench    how fast is it?   (ROWS=GETATTR: of the server; PARTS=live: of images)
 #   make venv     the Python environment alone
 #   make guest    the small Linux machine with the kernel's NFS client that tests boot
@@ -16,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON_TOOLS := tools/guest-build tools/guest-run tools/capture-oracle tools/conformance
 
-.PHONY: demo plug test check unit crash bench venv guest clean
+.PHONY: demo plug test check unit crash fuzz bench venv guest clean
 
 demo: .cache/packages-demo $(VENV)/.made
 	PYTHON=$(BIN)/python tools/demo
@@ -41,6 +42,9 @@ unit: $(VENV)/.made
 
 crash: .cache/packages-test $(VENV)/.made
 	$(BIN)/python -m tests.crash --states $(or $(STATES),20000) --seed $(or $(SEED),1)
+
+fuzz: $(VENV)/.made
+	$(BIN)/python -m tests.fuzz --frames $(or $(FRAMES),1000000) --seed $(or $(SEED),1)
 
 bench: .cache/packages-bench $(VENV)/.made
 	$(if $(PARTS),,$(BIN)/python tests/bench/run.py $(ROWS))

@@ -1,0 +1,265 @@
+"""The host that is fuzzed: a stack on a link that only records, and what must hold for it.
+
+Everything that happens to it is an action, which can be written down and done again: a frame
+arrives, time passes, the program calls. After each one `check` looks at everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from appliance.clock import MILLISECOND, SECOND, Instant
+from appliance.limits import (
+    FRAGMENT_BYTES_MAX,
+    FRAGMENT_FLOWS_MAX,
+    NEIGHBOURS_MAX,
+    PATHS_MAX,
+    TCP_SEND_ROOM_BYTES,
+)
+from appliance.netstack.stack import Stack
+from appliance.netstack.tcp.connection import Connection
+from appliance.netstack.tcp.host import window_shift
+from appliance.netstack.tcp.patience import KeepAlive
+from appliance.netstack.tcp.state import State
+from appliance.netstack.wire import vnet
+from appliance.trace import Counters
+from tests.fuzz.frames import ARP, IP_AT, IPV4, TCP, arp
+from tests.sim.station import OUR_ADDRESS, OURS, PEER_ADDRESS
+from tests.sim.wire import AT_ONCE_MAX
+from tests.transcripts.tcp_wire import assert_sound
+
+Buffer = bytes | bytearray | memoryview
+
+PORT = 2049
+PEER_PORT = 40000
+OUR_PORT = 3000
+"""Of connections that we open."""
+START: Instant = 10 * SECOND
+EXPIRIES_MAX = 20_000
+"""More deadlines in one action than any patience needs."""
+FIN_SYN = 0x03
+
+
+@dataclass(frozen=True)
+class Arrives:
+    """A frame, with its virtio-net header where the link has one. Answered once at most if it is
+    `bad`, but for text that it releases."""
+
+    frame: bytes
+    bad: bool = False
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Time, in nanoseconds, and the deadlines in it."""
+
+    duration: int
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The program makes a call on the newest connection."""
+
+    name: str
+    size: int = 0
+
+
+Action = Arrives | Passes | Calls
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the host is set up."""
+
+    vnet: bool
+    receive_bytes: int
+    seed: int
+
+
+class RecordingLink:
+    """Keeps what is sent, until it is looked at."""
+
+    def __init__(self, has_vnet_header: bool) -> None:
+        self.vnet = has_vnet_header
+        self.mtu = 1500
+        self.sent: list[bytes] = []
+
+    def send(self, buffers: Sequence[Buffer]) -> bool:
+        frame = b"".join(buffers)
+        self.sent.append(frame[vnet.HEADER_BYTES :] if self.vnet else frame)
+        return True
+
+    def receive(self) -> bytes | None:
+        """Frames are brought, not fetched."""
+        raise AssertionError("nobody waits here")
+
+
+class Program:
+    """The user of every connection: reads unless it was told not to."""
+
+    def __init__(self) -> None:
+        self.newest: Connection | None = None
+        self.reading = True
+        self.endings: dict[Connection, int] = {}
+
+    def accept(self, connection: Connection) -> Program:
+        self.newest = connection
+        self.endings[connection] = 0
+        return self
+
+    def readable(self, connection: Connection) -> None:
+        if self.reading:
+            connection.receive()
+
+    def room_again(self, connection: Connection) -> None:
+        """Nothing waits."""
+
+    def ended(self, connection: Connection, reason: str | None) -> None:
+        self.endings[connection] = self.endings.get(connection, 0) + 1
+        assert self.endings[connection] == 1, "the user was told twice"
+
+
+class Target:
+    """The host, the program, and the time."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.counters = Counters()
+        self.link = RecordingLink(setting.vnet)
+        self.now = START
+        self.stack = Stack(self.link, OURS, random=Random(setting.seed), counters=self.counters)
+        self.stack.tcp.receive_bytes = setting.receive_bytes
+        self.stack.tcp.window_shift = window_shift(setting.receive_bytes)
+        self.program = Program()
+        self.stack.tcp.listen(PORT, self.program.accept)
+        self.stack.udp.bind(PORT, lambda *_datagram: None)
+        self.stack.start(self.now)
+        self.edges: dict[Connection, int] = {}
+        self.perform(Passes(5 * SECOND))
+        self._take(arp(1, PEER_ADDRESS, OUR_ADDRESS))
+
+    @property
+    def connection(self) -> Connection | None:
+        """The newest, if it is still there."""
+        newest = self.program.newest
+        return None if newest is None or newest.state is State.CLOSED else newest
+
+    def perform(self, action: Action) -> list[bytes]:
+        """Do it, and see that everything is sound. What was sent because of it."""
+        self.link.sent.clear()
+        match action:
+            case Arrives(frame):
+                self.stack.receive(frame, self.now)
+            case Passes(duration):
+                self._pass(duration)
+            case Calls(name, size):
+                self._call(name, size)
+        self.stack.flush(self.now)
+        self._expire()
+        sent = list(self.link.sent)
+        self._resolve()
+        self.check()
+        if isinstance(action, Arrives) and action.bad:
+            answers = [frame for frame in sent if is_answer(frame)]
+            assert len(answers) <= 1, f"{len(answers)} answers to one bad frame"
+        return sent
+
+    def _take(self, bare: bytes) -> None:
+        self.stack.receive((vnet.NOTHING if self.link.vnet else b"") + bare, self.now)
+        self.stack.flush(self.now)
+
+    def _resolve(self) -> None:
+        """The peer answers ARP, whatever else it does."""
+        for frame in self.link.sent:
+            if frame[12:14] == ARP.to_bytes(2, "big") and frame[20:22] == b"\0\1":
+                if frame[38:42] == PEER_ADDRESS:
+                    self._take(arp(2, PEER_ADDRESS, OUR_ADDRESS))
+                return
+
+    def _pass(self, duration: int) -> None:
+        until = self.now + duration
+        for _ in range(EXPIRIES_MAX):
+            deadline = self.stack.next_deadline
+            if deadline is None or deadline > until:
+                break
+            self.now = max(self.now, deadline)
+            self._expire()
+            self._resolve()
+            self.link.sent.clear()
+            self.check()
+        else:
+            raise AssertionError("the timers never rest")
+        self.now = until
+
+    def _expire(self) -> None:
+        """Run what is due; then nothing is."""
+        for _ in range(AT_ONCE_MAX):
+            self.stack.expire(self.now)
+            self.stack.flush(self.now)
+            deadline = self.stack.next_deadline
+            if deadline is None or deadline > self.now:
+                return
+        raise AssertionError("a deadline that does not pass")
+
+    def _call(self, name: str, size: int) -> None:
+        if name == "connect":
+            made = self.stack.tcp.connect(
+                PEER_ADDRESS, PEER_PORT, self.program, self.now, source_port=OUR_PORT
+            )
+            self.program.accept(made)
+            return
+        c = self.connection
+        match name:
+            case "read":
+                self.program.reading = bool(size)
+                if size and c is not None:
+                    c.receive()
+            case "send" if c is not None and c.unsent_bytes < TCP_SEND_ROOM_BYTES:
+                c.send([bytes(size)])
+            case "keep_alive" if c is not None:
+                c.keep_alive(KeepAlive(SECOND, SECOND, 3))
+            case "nodelay" if c is not None:
+                c.nodelay = bool(size)
+            case "user_timeout" if c is not None:
+                c.user_timeout = size * MILLISECOND
+            case "finish" | "close" | "abort" | "pause" | "resume" if c is not None:
+                getattr(c, name)()
+
+    def check(self) -> None:
+        """Whatever has happened, this holds."""
+        assert_sound(self.stack.tcp, self.edges)
+        if len(self.edges) > 64:
+            live = set(self.stack.tcp.connections.values())
+            self.edges = {c: edge for c, edge in self.edges.items() if c in live}
+        internet = self.stack.ip
+        ipv4 = internet._ipv4
+        assert ipv4._reassembly.charged_bytes <= FRAGMENT_BYTES_MAX
+        assert len(ipv4._reassembly) <= FRAGMENT_FLOWS_MAX
+        assert len(ipv4.neighbours._known) <= NEIGHBOURS_MAX
+        assert len(internet.paths._paths) <= PATHS_MAX
+
+    def rest(self) -> None:
+        """After the program has closed everything and hours have gone by, nothing is left."""
+        for c in list(self.stack.tcp.connections.values()):
+            c.close()
+        self.stack.flush(self.now)
+        self._resolve()
+        self.perform(Passes(1000 * SECOND))
+        tcp = self.stack.tcp
+        assert not tcp.connections, "a connection never ends"
+        assert tcp.budget.used == 0
+        listener = tcp.listeners[PORT]
+        assert not listener.open
+        assert not listener.half_open
+
+
+def is_answer(frame: bytes) -> bool:
+    """It is a reply, and no text or ARP request of ours."""
+    if frame[12:14] != IPV4.to_bytes(2, "big"):
+        return frame[12:14] == ARP.to_bytes(2, "big") and frame[20:22] == b"\0\2"
+    if frame[IP_AT + 9] != TCP:
+        return True
+    header_bytes = 20 + (frame[IP_AT + 32] >> 4) * 4
+    return int.from_bytes(frame[IP_AT + 2 : IP_AT + 4], "big") == header_bytes
