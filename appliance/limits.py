@@ -176,6 +176,14 @@ TCP_PIECE_BYTES_MIN: Final = 256
 TCP_OUT_OF_ORDER_PIECES_MAX: Final = 2048
 """Out-of-order pieces of one connection: a window of plain frames behind one that was lost."""
 
+TCP_SACK_RANGES_MAX: Final = 1024
+"""Runs of text that one peer has acknowledged selectively. Further ones are not noted, which costs
+a needless retransmission. An honest peer has one for each hole: a window of 4 MiB with every third
+segment lost has as many."""
+
+TCP_SEND_RUNS_MAX: Final = 1024
+"""Runs of text in flight of which is known when they were sent: one for each flush."""
+
 TCP_SEND_ROOM_BYTES: Final = 4 * MiB
 """Unacknowledged text with which a connection is crowded: `room_again` follows when half of it
 has been acknowledged."""
@@ -198,6 +206,10 @@ TCP_RTO_AFTER_SYN_LOSS: Final = 3 * SECOND
 TCP_RTO_MIN: Final = 200 * MILLISECOND
 """RFC 6298 (2.4) says one second, for the clocks of 1988. The common systems use 200 ms, which is
 as long as their acknowledgements may be delayed; a lost last segment of a reply costs one of it."""
+
+TCP_PROBE_TIMEOUT_MIN: Final = 10 * MILLISECOND
+"""A probe of the tail (RFC 8985) is not sent sooner: on a TAP two round trips are less than a
+client's process may have to wait for a processor."""
 
 TCP_RTO_MAX: Final = 60 * SECOND
 """RFC 6298 (2.5)."""

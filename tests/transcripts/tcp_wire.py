@@ -25,6 +25,8 @@ from appliance.limits import (
     TCP_CONNECTIONS_MAX,
     TCP_OUT_OF_ORDER_PIECES_MAX,
     TCP_RECEIVE_TOTAL_BYTES_MAX,
+    TCP_SACK_RANGES_MAX,
+    TCP_SEND_RUNS_MAX,
 )
 from appliance.netstack.ip.path import CE
 from appliance.netstack.tcp.connection import Connection
@@ -128,8 +130,18 @@ def assert_sound(tcp: Tcp, edges: dict[Connection, int]) -> None:
         snd, rcv = c.snd, c.rcv
         assert c.state in State and c.state not in (State.CLOSED, State.LISTEN)
         assert snd.iss <= snd.una <= snd.nxt <= snd.limit
-        assert snd.una <= snd.lost <= snd.lost_end <= snd.nxt
+        for ranges in (snd.lost, snd.sacked):  # S1
+            assert ranges.size == sum(right - left for left, right in ranges)
+            assert not ranges or snd.una <= ranges.left <= ranges.right <= snd.nxt
+        assert not any(snd.sacked.gaps(*run) != [run] for run in snd.lost), "S1"
         assert 0 <= snd.departed <= snd.nxt - snd.una
+        assert not c.sacks or snd.departed == snd.sacked.size, "S3"
+        assert len(snd.sacked) <= TCP_SACK_RANGES_MAX
+        assert len(snd.runs) <= TCP_SEND_RUNS_MAX
+        ends = [end for end, _, _ in snd.runs]
+        assert ends == sorted(set(ends))
+        assert not ends or ends[-1] == snd.nxt, "times of what is in flight"
+        assert c.state is State.SYN_SENT or list(rcv.report.blocks) == joined(rcv.out_of_order)
         assert sum(len(b) for _, b in snd.unsent) == max(snd.end - max(snd.nxt, snd.iss + 1), 0)
         if c.state is not State.SYN_SENT:
             assert rcv.nxt <= rcv.edge
@@ -148,6 +160,15 @@ def assert_sound(tcp: Tcp, edges: dict[Connection, int]) -> None:
     assert len(tcp.connections) <= TCP_CONNECTIONS_MAX
     for listener in tcp.listeners.values():
         assert len(listener.half_open) <= listener.backlog
+
+
+def joined(pieces: list[tuple[int, memoryview]]) -> list[tuple[int, int]]:
+    """The blocks that the pieces make up."""
+    blocks: list[tuple[int, int]] = []
+    for seq, piece in pieces:
+        left = blocks.pop()[0] if blocks and blocks[-1][1] == seq else seq
+        blocks.append((left, seq + len(piece)))
+    return blocks
 
 
 class ScriptedTcp(Tcp):
@@ -180,9 +201,10 @@ class Wire:
         connections_max: int = TCP_CONNECTIONS_MAX,
         stamps: bool = True,
         ecn: bool = True,
+        congestion: str = "newreno",
     ) -> Wire:
         """A new host, to begin with. Without scaled windows unless `receive_bytes` asks for
-        them."""
+        them; with NewReno, whose windows are easy to tell."""
         self.timers = Timers()
         self.counters = Counters()
         self.path = RecordingPath(mtu=mtu, checksum_offload=offload)
@@ -197,6 +219,7 @@ class Wire:
             stamps=stamps,
             ecn=ecn,
             learn_mtu=self.learn_mtu,
+            congestion=congestion,
         )
         self.tcp.isn = our_isn
         self.app = RecordingUser()
@@ -227,19 +250,25 @@ class Wire:
         shift: int | None = None,
         stamp: int | None = None,
         ecn: bool = False,
+        sacks: bool = False,
+        rtt: Instant = 0,
     ) -> Wire:
         """The peer opens a connection (RFC 9293 figure 6, seen from B)."""
         self.peer_window = window
         first = None if stamp is None else (stamp, 0)
         flags = (SYN | ECE | CWR, SYN | ECE | ACK) if ecn else (SYN, SYN | ACK)
-        self.peer(flags[0], seq=0, mss=mss, shift=shift, stamp=first, window=min(window, 65535))
+        size = min(window, 65535)
+        self.peer(flags[0], seq=0, mss=mss, shift=shift, stamp=first, window=size, sacks=sacks)
         answer = self.ours(flags[1], seq=0, ack=1)
+        assert answer.sack_permitted == sacks
         if shift is not None:
             assert answer.window_scale is not None
             self.peer_shift, self.our_shift = shift, answer.window_scale
         if stamp is not None:
             assert answer.timestamp is not None
             self.stamp = (stamp, answer.timestamp[0])
+        if rtt:
+            self.after(rtt)
         self.peer(ACK, seq=1, ack=1)
         self.quiet()
         self.state(State.ESTABLISHED)
@@ -282,8 +311,11 @@ class Wire:
         shift: int | None = None,
         stamp: tuple[int, int] | None = None,
         ecn: int = 0,
+        sacks: bool = False,
+        sack: Sequence[tuple[int, int]] = (),
     ) -> Wire:
-        """The peer sends a segment. `ecn` is in the IP header when it arrives."""
+        """The peer sends a segment. `ecn` is in the IP header when it arrives. `sacks`: with
+        SACK-permitted; `sack`: these blocks."""
         wnd = (self.peer_window if window is None else window) >> (
             0 if flags & SYN else self.peer_shift
         )
@@ -297,6 +329,10 @@ class Wire:
             mss=mss,
             window_scale=shift,
             timestamp=stamp or self.stamp,
+            sack_permitted=sacks,
+            sack=tuple(
+                ((self.our_isn or 0) + left, (self.our_isn or 0) + right) for left, right in sack
+            ),
         )
         return self.arrives(bytes(segment.emit()) + bytes(text), ecn)
 
@@ -364,6 +400,7 @@ class Wire:
         text: Buffer | None = None,
         window: int | None = None,
         size: int | None = None,
+        sack: Sequence[tuple[int, int]] | None = None,
     ) -> Segment:
         """The next packet of ours is this one. PSH is compared only where `flags` has it."""
         self.flush()
@@ -381,12 +418,17 @@ class Wire:
             ("text", None if text is None else bytes(text), bytes(got.text)),
             ("window", window, got.wnd << (0 if got.flags & SYN else self.our_shift)),
             ("size", size, len(got.text)),
+            ("sack", None if sack is None else list(sack), self.relative_blocks(got)),
         ):
             assert wanted is None or wanted == have, f"{name}: {self.relative(got)}"
         return got
 
     def relative_seq(self, got: Segment) -> int:
         return unwrap(got.seq - (self.our_isn or 0) & MASK, 1 << 20)
+
+    def relative_blocks(self, got: Segment) -> list[tuple[int, int]]:
+        isn = self.peer_isn
+        return [(left - isn & MASK, right - isn & MASK) for left, right in got.sack]
 
     def relative_ack(self, got: Segment) -> int:
         return unwrap(got.ack - self.peer_isn & MASK, 1 << 20) if got.flags & ACK else 0
@@ -405,6 +447,8 @@ class Wire:
                 got.mss,
                 got.window_scale,
                 got.timestamp,
+                sack_permitted=got.sack_permitted,
+                sack=tuple(self.relative_blocks(got)),
             )
         )
 

@@ -7,8 +7,16 @@ express.py          header prediction: the common segment without the steps
 output.py           what to send, decided once for everything
 send_half.py        SND.* and the text behind it
 receive_half.py     RCV.*, reassembly, the window
-retransmission.py   RFC 6298 and RFC 6582; the timer of a connection
-congestion.py       RFC 5681 behind an interface
+retransmission.py   the round-trip time and the timeout (RFC 6298); the timer of a connection
+recovery.py         fast recovery without SACK (RFC 6582)
+sack_recovery.py    fast recovery with SACK (RFC 6675, 6937), tail loss probes (RFC 8985)
+sack.py             the blocks of both sides (RFC 2018, 2883)
+rack.py             which bytes are lost (RFC 8985)
+send_times.py       when what is in flight was sent
+ranges.py           sets of sequence numbers
+undo.py             retransmissions that were needless (RFC 3522, 4015)
+congestion.py       how much may be in flight, behind an interface; NewReno (RFC 5681)
+cubic.py            CUBIC (RFC 9438); which algorithms there are
 listener.py         passive open
 state.py            the states, figure 5
 sequence.py         the one place where sequence numbers wrap

@@ -37,13 +37,15 @@ from appliance.limits import (
 )
 from appliance.netstack.ip.path import Path
 from appliance.netstack.tcp import reasons
-from appliance.netstack.tcp.congestion import Congestion, NewReno
+from appliance.netstack.tcp.congestion import Congestion
 from appliance.netstack.tcp.ecn import Ecn
 from appliance.netstack.tcp.express import express
 from appliance.netstack.tcp.packet_size import PacketSize, segment_size
 from appliance.netstack.tcp.patience import KeepAlive, PerSecond
 from appliance.netstack.tcp.receive_half import ReceiveHalf
-from appliance.netstack.tcp.retransmission import Recovery, RoundTrip, timer_expired
+from appliance.netstack.tcp.recovery import NewRenoRecovery, Recovery
+from appliance.netstack.tcp.retransmission import RoundTrip, timer_expired
+from appliance.netstack.tcp.sack_recovery import SackRecovery
 from appliance.netstack.tcp.send_half import Buffer, SendHalf
 from appliance.netstack.tcp.state import FIGURE_5, HANDSHAKING, State
 from appliance.netstack.wire import tcp as wire
@@ -126,6 +128,7 @@ class Connection:
         "recovery",
         "resend_timer",
         "round_trip",
+        "sacks",
         "scales",
         "send_at_once",
         "sent_at",
@@ -158,6 +161,8 @@ class Connection:
     """Both sides agreed to Explicit Congestion Notification."""
     echo: int
     """ECE, while the peer is to be told of congestion."""
+    sacks: bool
+    """Both sides acknowledge selectively (RFC 2018)."""
     nodelay: bool
     """No Nagle algorithm: replies do not wait."""
     corked: bool
@@ -210,8 +215,8 @@ class Connection:
         self.stamp_base = tcp.stamp_base(key)
         self.stamp_recent = 0
         self.round_trip = RoundTrip()
-        self.recovery = Recovery(iss)
-        self.congestion: Congestion = NewReno(self.mss)
+        self.recovery: Recovery = NewRenoRecovery(iss)
+        self.congestion: Congestion = tcp.congestion(self.mss, self.round_trip)
         self.challenges = PerSecond(TCP_CHALLENGES_PER_SECOND_MAX)
         self.keepalive: KeepAlive | None = None
         self.resend_timer = tcp.timers.timer(self._resend)
@@ -226,7 +231,7 @@ class Connection:
         self.probes = 0
         self.nodelay = True
         self.corked = False
-        self.scales = self.stamps = self.syn_was_lost = False
+        self.scales = self.stamps = self.sacks = self.syn_was_lost = False
         self.marked = self.syn_due = self.probe_due = self.send_at_once = False
         self.paused = self.crowded = self.closing = self.closed = self.ended = False
 
@@ -338,10 +343,12 @@ class Connection:
             offset = wire.STAMPED_OFFSET if self.stamps else wire.PLAIN_OFFSET
             self.predicted = offset | wire.ACK
 
-    def negotiated(self, mss: int | None, shift: int | None, stamps: bool) -> None:
+    def negotiated(self, mss: int | None, shift: int | None, stamps: bool, sacks: bool) -> None:
         """Both SYNs are known: settle on segment sizes and options. `shift` is the peer's, None
         where windows are not scaled."""
         self.stamps = stamps
+        self.sacks = sacks
+        self.recovery = SackRecovery(self.snd.iss) if sacks else NewRenoRecovery(self.snd.iss)
         path, rcv = self.path, self.rcv
         options = wire.STAMP_BYTES if stamps else 0
         self.sizes.peer_mss = max(mss or TCP_MSS_DEFAULT, TCP_MSS_MIN)
@@ -384,7 +391,7 @@ class Connection:
         self.syn_due = False
         self.resend_timer.clear()
         self.progress_at = self.sent_at = now
-        self.congestion = NewReno(self.mss, self.syn_was_lost)
+        self.congestion = self.tcp.congestion(self.mss, self.round_trip, self.syn_was_lost)
         if self.syn_was_lost:
             self.round_trip.syn_was_lost()
         if self.listener is not None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from appliance.clock import Instant
 from appliance.netstack.wire.tcp import CWR, ECE, Segment
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def text_arrives(c: Connection, seg: Segment) -> None:
         marked(c)
 
 
-def echo_arrives(c: Connection, seg: Segment) -> None:
+def echo_arrives(c: Connection, seg: Segment, now: Instant) -> None:
     """An acceptable acknowledgement with ECE."""
     assert c.ecn is not None
     snd = c.snd
@@ -85,4 +86,5 @@ def echo_arrives(c: Connection, seg: Segment) -> None:
     c.ecn.cwr_due = True
     if not c.recovery.active:
         c.counters["tcp.ecn_reactions"] += 1
-        c.congestion.lost(snd.nxt - snd.una)
+        c.recovery.undo.give_up()
+        c.congestion.lost(snd.nxt - snd.una, now)

@@ -23,6 +23,7 @@ from appliance.netstack.ip.path import CE, NOT_ECT, Path, PathTo
 from appliance.netstack.tcp import packet_size
 from appliance.netstack.tcp.active_open import REUSE_GAP, active_open
 from appliance.netstack.tcp.connection import Connection, ConnectionUser
+from appliance.netstack.tcp.cubic import ALGORITHMS
 from appliance.netstack.tcp.ecn import Ecn
 from appliance.netstack.tcp.listener import Listener
 from appliance.netstack.tcp.output import output, send_header
@@ -59,14 +60,17 @@ class Tcp:
         connections_max: int = TCP_CONNECTIONS_MAX,
         mss: int | None = None,
         stamps: bool = True,
+        sacks: bool = True,
         ecn: bool = True,
+        congestion: str = "cubic",
         learn_mtu: Callable[[bytes, int, Instant], bool] | None = None,
     ) -> None:
         """`path_to` gives the path to an address, from one of ours. `receive_bytes` is the receive
         window of a connection; on a link without offload, a window that overruns the link's queue
-        costs more than it gives. `mss` is an upper bound beside the path's. `stamps`: agree to
-        timestamps; `ecn`: agree to ECN. `learn_mtu` is told that the path to an address has become
-        narrower, and makes Path.mtu of it."""
+        costs more than it gives. `mss` is an upper bound beside the path's. `stamps`, `sacks`,
+        `ecn`: agree to timestamps, to selective acknowledgements, to ECN. `congestion`: one of
+        ALGORITHMS. `learn_mtu` is told that the path to an address has become narrower, and makes
+        Path.mtu of it."""
         self.timers = timers
         self.counters = counters
         self.random = random
@@ -78,6 +82,8 @@ class Tcp:
         self.stamps = stamps
         self.ecn = ecn
         self._learn_mtu = learn_mtu
+        self.sacks = sacks
+        self.congestion = ALGORITHMS[congestion]
         self._mss = mss
         self._secret = random.randbytes(16)
         self.cookies = SynCookies(random)
@@ -155,6 +161,8 @@ class Tcp:
         if not self.stamps:
             seg.timestamp = None
         seg.marked = ecn == CE
+        if not self.sacks:
+            seg.sack_permitted = False
         ports = bytes(memoryview(packet)[at : at + 4])
         self._demultiplex(source + destination + ports, seg, now)
 

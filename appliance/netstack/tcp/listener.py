@@ -114,7 +114,7 @@ class Listener:
         c.heard_at = c.progress_at = now
         c.scales = seg.window_scale is not None
         c.rcv.start(seg.seq)
-        c.negotiated(seg.mss, seg.window_scale, seg.timestamp is not None)
+        c.negotiated(seg.mss, seg.window_scale, seg.timestamp is not None, seg.sack_permitted)
         if seg.timestamp is not None:
             c.stamp_recent, c.stamp_recent_at = seg.timestamp[0], now
         c.snd.wnd = c.snd.wnd_max = seg.wnd

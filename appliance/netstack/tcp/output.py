@@ -35,6 +35,7 @@ from appliance.netstack.wire.tcp import (
     PLAIN_OFFSET,
     PROTOCOL,
     PSH,
+    SACK_BLOCKS_MAX,
     STAMP_PREFIX,
     STAMPED_OFFSET,
     SYN,
@@ -63,7 +64,9 @@ def output(c: Connection, now: Instant) -> None:
     elif c.probe_due:
         c.probe_due = False
         emit(c, snd.nxt - 1, ACK, (), 0, now)
-    if snd.nxt < snd.limit or snd.lost < snd.lost_end:
+    if snd.nxt < snd.limit or snd.lost.size:
+        if rcv.acks_owed and c.sacks and (rcv.out_of_order or rcv.report.duplicate):
+            acknowledge(c, now)  # text does not carry the blocks
         send_text(c, now)
         c.send_at_once = False
     unacked = rcv.unacked
@@ -79,6 +82,11 @@ def acknowledge(c: Connection, now: Instant) -> None:
     """Nothing else carried it: acknowledgements without text."""
     if c.state is State.SYN_SENT:
         return
+    rcv = c.rcv
+    if c.sacks and (rcv.out_of_order or rcv.report.duplicate):
+        for _ in range(min(max(rcv.acks_owed, 1), DUPLICATE_ACKS_MAX)):
+            emit_selective(c, now)
+        return
     for _ in range(min(max(c.rcv.acks_owed, 1), DUPLICATE_ACKS_MAX)):
         emit(c, c.snd.nxt, ACK, (), 0, now)
 
@@ -86,7 +94,7 @@ def acknowledge(c: Connection, now: Instant) -> None:
 # --- text --------------------------------------------------------------------
 
 
-def send_text(c: Connection, now: Instant) -> None:
+def send_text(c: Connection, now: Instant) -> None:  # noqa: C901 - the hot path, in one piece
     """Send text, and the FIN behind it, as far as windows allow."""
     snd = c.snd
     if snd.una == snd.iss:
@@ -94,21 +102,28 @@ def send_text(c: Connection, now: Instant) -> None:
     if snd.una == snd.nxt:
         c.progress_at = now
         if now - c.sent_at > c.round_trip.rto:
-            c.congestion.idle()
-    if snd.lost < snd.lost_end:
+            c.congestion.idle(now)
+    lost = snd.lost
+    if lost.size:
         _send_lost(c, now)
-    while snd.nxt < snd.limit and snd.lost == snd.lost_end:
+    before = snd.nxt
+    while snd.nxt < snd.limit and not lost.size:
         count = _allowance(c)
         if count < 0:
             break
         _send_new(c, count, now)
+    if snd.nxt != before:
+        snd.times.sent(snd.nxt, now)
+        c.sent_at = now
     timer = c.resend_timer
     if timer.deadline is None:
-        if snd.una < snd.nxt:
+        flight = snd.nxt - snd.una
+        if flight > c.mss and c.sacks:
+            c.recovery.arm(c, now)
+        elif flight:
             timer.set(now + c.round_trip.rto)
         elif snd.nxt < snd.limit:  # the window is closed
             timer.set(now + probe_interval(c))
-    c.sent_at = now
 
 
 def _allowance(c: Connection) -> int:
@@ -163,23 +178,26 @@ def _send_lost(c: Connection, now: Instant) -> None:
     """Send the lost run again, as far as it goes. The window is respected here too, because the
     peer may have moved its edge left; one byte always goes, as a probe."""
     snd = c.snd
-    while snd.lost < snd.lost_end:
-        seq = snd.lost
+    while snd.lost.size:
+        seq, end = snd.lost.first
         room = c.congestion.window - snd.flight
         if c.send_at_once:
             room = max(room, c.mss)
         usable = snd.una + snd.wnd - seq
         if c.send_at_once or seq == snd.una:
             usable = max(usable, 1)
-        left = snd.lost_end - seq
+        left = end - seq
         count = min(left, c.super_bytes, room, usable)
         if count < min(left, c.mss, usable) or count <= 0:
             break
         if count > c.mss and count < left:
             count -= count % c.mss
-        snd.lost += count
+        snd.lost.remove(seq, seq + count)
+        snd.times.sent_again(snd.una, seq, seq + count, now)
         c.send_at_once = False
+        c.sent_at = now
         c.counters["tcp.bytes_resent"] += count
+        c.recovery.undo.resent(c, seq, count, now)
         flags = ACK
         if seq + count == snd.end or seq + count - 1 == snd.fin:
             flags = ACK | PSH
@@ -234,6 +252,21 @@ def emit(
     path.send_tcp(header, pieces, count, c.mss, ecn)
 
 
+def emit_selective(c: Connection, now: Instant) -> None:
+    """Send an acknowledgement that also tells what has arrived out of order, or twice."""
+    rcv = c.rcv
+    segment = Segment(c.local_port, c.peer_port, c.snd.nxt, rcv.nxt, ACK, rcv.advertise())
+    blocks = SACK_BLOCKS_MAX
+    if c.stamps:
+        segment.timestamp = (now // MILLISECOND + c.stamp_base & MASK, c.stamp_recent)
+        blocks -= 1
+    segment.sack = tuple(rcv.report.take(blocks))
+    send_header(c.path, segment)
+    rcv.acked = rcv.nxt
+    rcv.unacked = rcv.acks_owed = 0
+    c.ack_timer.deadline = None
+
+
 def emit_syn(c: Connection, now: Instant) -> None:
     """SYN, or SYN and ACK, with the options that we offer or agree to."""
     c.syn_due = False
@@ -246,6 +279,7 @@ def emit_syn(c: Connection, now: Instant) -> None:
     segment.mss = tcp.mss_for(c.path)
     if active or c.scales:
         segment.window_scale = tcp.window_shift
+    segment.sack_permitted = tcp.sacks if active else c.sacks
     if (active and tcp.stamps) or c.stamps:
         segment.timestamp = (now // MILLISECOND + c.stamp_base & MASK, c.stamp_recent)
     if c.ecn is not None and not (active and c.syn_was_lost):  # RFC 3168 section 6.1.1.1

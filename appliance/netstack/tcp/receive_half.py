@@ -39,6 +39,7 @@ from appliance.limits import (
     TCP_RECEIVE_ROUND_MIN,
     TCP_RECEIVE_TOTAL_BYTES_MAX,
 )
+from appliance.netstack.tcp.sack import Report
 
 WINDOW_FIELD_MAX = 0xFFFF
 
@@ -111,6 +112,7 @@ class ReceiveHalf:
         "out_of_order",
         "out_of_order_charge",
         "pieces",
+        "report",
         "shift",
         "step",
         "tune_at",
@@ -145,6 +147,7 @@ class ReceiveHalf:
         self._overhead = 0  # what pieces cost more than their bytes, when they were last joined
         self.out_of_order: list[tuple[int, memoryview]] = []
         self.out_of_order_charge = 0
+        self.report = Report()  # what selective acknowledgements say of it
 
     def start(self, irs: int) -> None:
         """The peer's SYN has come. The window of a SYN or SYN-ACK is not scaled."""
@@ -267,6 +270,7 @@ class ReceiveHalf:
             if seq + len(text) > self.nxt:
                 self._append(apart(text[self.nxt - seq :]))
         del queue[:reached]
+        self.report.passed(self.nxt)
 
     def _keep(self, seq: int, text: memoryview) -> bool:
         """Out of order: keep what nobody has sent before (R3)."""
@@ -274,10 +278,13 @@ class ReceiveHalf:
             return False
         queue = self.out_of_order
         stop = seq + len(text)
+        known = self.report.blocks.run_of(seq)
+        if known is not None:
+            self.report.again(seq, min(stop, known[1]))
         at = bisect_left(queue, seq, key=lambda piece: piece[0])
         if at:
-            before, known = queue[at - 1]
-            seq = max(seq, before + len(known))
+            before, piece = queue[at - 1]
+            seq = max(seq, before + len(piece))
         taken = stop - len(text)  # the sequence number of text[0]
         while seq < stop:
             until = min(queue[at][0], stop) if at < len(queue) else stop
@@ -287,11 +294,13 @@ class ReceiveHalf:
                 piece = apart(text[seq - taken : until - taken])
                 queue.insert(at, (seq, piece))
                 self.out_of_order_charge += charge_for(len(piece))
+                self.report.arrived(seq, until)
                 at += 1
             if at == len(queue):
                 break
             seq = max(seq, queue[at][0] + len(queue[at][1]))
             at += 1
+        self.report.touched(stop - len(text))
         return True
 
     def _compact(self) -> None:
@@ -338,6 +347,7 @@ class ReceiveHalf:
         """The connection is over. What arrived in order stays for the user, at his expense."""
         self.out_of_order.clear()
         self.out_of_order_charge = 0
+        self.report.forget()
         self._budget.used -= self.held
         self._budget.granted -= self._granted
         self._budget = Budget()

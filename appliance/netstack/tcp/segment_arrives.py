@@ -65,7 +65,7 @@ def arrives_in_syn_sent(c: Connection, seg: Segment, now: Instant) -> None:
     c.heard_at = now  # fourth
     c.rcv.start(seg.seq)
     c.scales = seg.window_scale is not None
-    c.negotiated(seg.mss, seg.window_scale, seg.timestamp is not None)
+    c.negotiated(seg.mss, seg.window_scale, seg.timestamp is not None, seg.sack_permitted)
     if seg.timestamp is not None:
         c.stamp_recent, c.stamp_recent_at = seg.timestamp[0], now
     snd.wnd = snd.wnd_max = seg.wnd
@@ -154,6 +154,8 @@ def answer_unacceptable(c: Connection, seg: Segment, now: Instant) -> None:
     been lost. Others get the same answer, but only so often: two peers that each find the other's
     numbers wrong would otherwise never stop."""
     if seg.length and not seg.flags & SYN and seg.seq + seg.length <= c.rcv.nxt:
+        if seg.text:
+            c.rcv.report.again(seg.seq, seg.seq + len(seg.text))
         c.rcv.acks_owed = 1
         c.mark()
     else:
@@ -210,12 +212,8 @@ def check_ack(c: Connection, seg: Segment, now: Instant) -> None:
         c.challenge(now)
         raise Drop("tcp.ack_too_old")
     if c.ecn is not None and seg.flags & ECE and seg.ack >= snd.una:
-        ecn.echo_arrives(c, seg)
-    if seg.ack > snd.una:
-        echo = seg.timestamp[1] if c.stamps and seg.timestamp is not None else 0
-        acknowledged(c, seg.ack, now, echo)
-    elif is_duplicate(c, seg):
-        c.recovery.duplicate(c)
+        ecn.echo_arrives(c, seg, now)
+    take_acknowledgement(c, seg, now)
     update_window(c, seg)
     check_our_fin(c, now)
     if c.crowded:
@@ -233,6 +231,18 @@ def check_ack_of_our_syn(c: Connection, seg: Segment, now: Instant) -> None:
     acknowledged(c, seg.ack, now)
     if not c.established(now):
         raise Drop("tcp.refused")
+
+
+def take_acknowledgement(c: Connection, seg: Segment, now: Instant) -> None:
+    """What it acknowledges, selectively (RFC 2018) and altogether."""
+    selective = c.sacks and bool(seg.sack)
+    if selective:
+        c.recovery.blocks(c, seg, now)
+    if seg.ack > c.snd.una:
+        echo = seg.timestamp[1] if c.stamps and seg.timestamp is not None else 0
+        acknowledged(c, seg.ack, now, echo)
+    elif selective or (not c.sacks and is_duplicate(c, seg)):
+        c.recovery.duplicate(c, now)
 
 
 def is_duplicate(c: Connection, seg: Segment) -> bool:
@@ -303,6 +313,8 @@ def process_text(c: Connection, seg: Segment) -> None:
     if c.ecn is not None:
         ecn.text_arrives(c, seg)
     text = memoryview(seg.text)
+    if seg.seq < rcv.nxt:
+        rcv.report.again(seg.seq, min(seg.seq + len(text), rcv.nxt))
     limit = rcv.edge if rcv.fin is None else min(rcv.edge, rcv.fin)
     beyond = seg.seq + len(text) - limit
     if beyond > 0:

@@ -9,8 +9,13 @@ The text stays where the user has it. Two queues of (first sequence number, buff
 one in two where a segment ends inside it. So any range can be sent again, whatever the segments it
 was in at first; nothing is copied, and nothing depends on how a super-segment was cut up.
 
-`nxt` never goes back. What is believed lost is the run [lost, lost_end), to be sent again before
-anything new; it is not in flight. (With SACK there would be more than one such run.)
+`nxt` never goes back. What lies between una and nxt is partly known to have arrived (`sacked`, RFC
+2018), partly believed lost and to be sent again before anything new (`lost`), and the rest is in
+flight. These are sets of bytes, and S1 to S3 hold between any two events:
+
+  S1  sacked and lost are inside [una, nxt), and have nothing in common
+  S2  a byte that is sent again is no longer lost; when that copy is believed lost, it is again
+  S3  departed is the size of sacked; without SACK it is guessed (recovery.py)
 
 Sequence numbers are unwrapped. SYN takes `iss`, the text begins at iss + 1, FIN takes `fin`.
 """
@@ -22,6 +27,8 @@ from collections.abc import Iterable
 from itertools import islice
 
 from appliance.limits import TCP_PIECES_MAX
+from appliance.netstack.tcp.ranges import Ranges
+from appliance.netstack.tcp.send_times import SendTimes
 
 Buffer = bytes | bytearray | memoryview
 
@@ -30,8 +37,8 @@ class SendHalf:
     """Send sequence variables, and what the user has sent."""
 
     __slots__ = (
-        "departed", "end", "fin", "full", "iss", "limit", "lost", "lost_end", "nxt", "sent",
-        "shift", "timed", "timed_at", "una", "unsent", "wl1", "wl2", "wnd", "wnd_max",
+        "departed", "end", "fin", "full", "iss", "limit", "lost", "nxt", "runs", "sacked", "sent",
+        "shift", "timed", "timed_at", "times", "una", "unsent", "wl1", "wl2", "wnd", "wnd_max",
     )  # fmt: skip
 
     def __init__(self, iss: int) -> None:
@@ -46,9 +53,12 @@ class SendHalf:
         self.wl1 = 0
         self.wl2 = 0
         self.shift = 0  # of the peer's windows (RFC 7323 section 2)
-        self.lost = self.lost_end = iss
-        self.departed = 0  # bytes that have left the network, as duplicate acknowledgements say
         self.full: int | None = None  # behind the first full segment of the present size
+        self.sacked = Ranges()
+        self.lost = Ranges()
+        self.departed = 0  # bytes behind una that have left the network
+        self.times = SendTimes()
+        self.runs = self.times.runs
         self.timed: int | None = None  # when this is acknowledged, a round trip has been measured
         self.timed_at = 0
         self.unsent: deque[tuple[int, Buffer]] = deque()
@@ -57,7 +67,7 @@ class SendHalf:
     @property
     def flight(self) -> int:
         """Bytes that are in the network now, as far as we know."""
-        return self.nxt - self.una - self.departed - (self.lost_end - self.lost)
+        return self.nxt - self.una - self.departed - self.lost.size
 
     @property
     def unacknowledged_text(self) -> int:
@@ -124,16 +134,36 @@ class SendHalf:
             if start + len(buffer) > ack:
                 break
             sent.popleft()
-        if self.lost < ack:
-            self.lost = ack
-            if self.lost_end < ack:
-                self.lost_end = ack
+        runs = self.runs
+        if ack == self.nxt:
+            runs.clear()
+        elif runs and runs[0][0] <= ack:
+            self.times.acknowledged(ack)
+        if self.lost.size:
+            self.lost.remove_before(ack)
+        if self.sacked.size:
+            self.departed -= self.sacked.remove_before(ack)
+
+    def sack(self, left: int, right: int) -> None:
+        """The peer has [left, right), too (RFC 2018)."""
+        self.departed += self.sacked.add(left, right)
+        if self.lost.size:
+            self.lost.remove(left, right)
+
+    def forget_sacks(self) -> None:
+        """The peer may have thrown away what it had out of order (RFC 2018 section 8)."""
+        self.sacked.clear()
+        self.departed = 0
 
     def lose(self, left: int, right: int) -> None:
-        """Believe [left, right) to be lost: it will be sent again, and no longer counts as in
-        flight. Nothing in it can tell a round-trip time any more (Karn's algorithm)."""
-        self.lost = left
-        self.lost_end = right
+        """Believe [left, right) to be lost, but what is known to have arrived: it will be sent
+        again, and no longer counts as in flight. Nothing in it can tell a round-trip time any more
+        (Karn's algorithm)."""
+        if not self.sacked.size:
+            self.lost.add(left, right)
+        else:
+            for gap in self.sacked.gaps(left, right):
+                self.lost.add(*gap)
         self.timed = None
 
     def forget(self) -> None:

@@ -42,10 +42,16 @@ OPTION_END: Final = 0
 OPTION_NOP: Final = 1
 OPTION_MSS: Final = 2
 OPTION_WINDOW_SCALE: Final = 3
+OPTION_SACK_PERMITTED: Final = 4
+OPTION_SACK: Final = 5
 OPTION_TIMESTAMP: Final = 8
+
+SACK_BLOCKS_MAX: Final = 4
+"""What 40 bytes of options hold (RFC 2018 section 3); with timestamps it is one less."""
 
 HEADER: Final = Struct("!HHIIHHHH")  # ports, seq, ack, offset and flags, window, checksum, urgent
 TIMESTAMP: Final = Struct("!II")
+SACK_BLOCK: Final = Struct("!II")
 _PLAIN: Final = Struct("!IIHHH")
 _STAMPED: Final = Struct("!IIHHHxxIII")
 
@@ -83,6 +89,9 @@ class Segment:
     """TSval, TSecr."""
     marked: bool = False
     """IP says that the packet has met congestion (RFC 3168)."""
+    sack_permitted: bool = False
+    sack: tuple[tuple[int, int], ...] = ()
+    """Left and right edges of blocks, as they come (RFC 2018 section 3)."""
 
     @property
     def length(self) -> int:
@@ -110,6 +119,11 @@ class Segment:
             known.append(f"wscale {self.window_scale}")
         if self.timestamp is not None:
             known.append("TS val {} ecr {}".format(*self.timestamp))
+        if self.sack_permitted:
+            known.append("sackOK")
+        if self.sack:
+            blocks = "".join(f"{{{left}:{right}}}" for left, right in self.sack)
+            known.append(f"sack {len(self.sack)} {blocks}")
         return ",".join(known)
 
     def emit(self) -> bytearray:
@@ -119,8 +133,14 @@ class Segment:
             options += bytes((OPTION_MSS, 4)) + self.mss.to_bytes(2, "big")
         if self.window_scale is not None:
             options += bytes((OPTION_NOP, OPTION_WINDOW_SCALE, 3, self.window_scale))
+        if self.sack_permitted:
+            options += bytes((OPTION_NOP, OPTION_NOP, OPTION_SACK_PERMITTED, 2))
         if self.timestamp is not None:
             options += STAMP_PREFIX.to_bytes(4, "big") + TIMESTAMP.pack(*self.timestamp)
+        if self.sack:
+            options += bytes((OPTION_NOP, OPTION_NOP, OPTION_SACK, 2 + 8 * len(self.sack)))
+            for left, right in self.sack:
+                options += SACK_BLOCK.pack(left & 0xFFFF_FFFF, right & 0xFFFF_FFFF)
         offset = (HEADER_BYTES + len(options)) << 10 & 0xF000
         ports = self.source_port, self.destination_port
         rest = offset | self.flags, self.wnd, 0, 0
@@ -165,6 +185,10 @@ def _parse_options(segment: Segment, options: memoryview) -> None:
             segment.window_scale = min(body[0], WINDOW_SCALE_MAX)
         elif kind == OPTION_TIMESTAMP and size == 10:
             segment.timestamp = TIMESTAMP.unpack(body)
+        elif kind == OPTION_SACK_PERMITTED and size == 2:
+            segment.sack_permitted = True
+        elif kind == OPTION_SACK and size % 8 == 2:
+            segment.sack = tuple(SACK_BLOCK.iter_unpack(body))
         at += size
 
 
