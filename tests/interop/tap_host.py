@@ -1,17 +1,21 @@
 """A program for test_tap.py: a stack on a TAP, with an echo service on UDP and TCP port 7.
 
 The command line is the arguments of TapLink as JSON; with "hand_over" ("vnet" or "plain") it first
-opens the TAP itself and hands over the descriptor. It says when it is ready, and what it has got;
-at the end of its input it closes the link, and says what it has counted.
+opens the TAP itself and hands over the descriptor; with "sabotage", writes and reads fail now and
+then. It says when it is ready, and what it has got; at the end of its input it closes the link, and
+says what it has counted.
 """
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 import random
 import select
 import sys
+from collections.abc import Sequence
 from ipaddress import IPv4Interface
 from threading import Event, Lock, Thread
 from typing import Any
@@ -25,6 +29,8 @@ from appliance.netstack.link.tap import TapLink
 from appliance.netstack.stack import HostConfig, Stack
 from appliance.netstack.tcp.connection import Connection
 from appliance.trace import Counters
+
+Buffer = bytes | bytearray | memoryview
 
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 PORT = 7
@@ -99,8 +105,38 @@ class TapHost:
         return not self._reader.is_alive()
 
 
+SABOTAGE_EVERY = 40
+
+
+def sabotage(counters: Counters) -> None:
+    """From now on, one in so many calls fails, in all ways that a TAP is known for, and a write may
+    take only a part of the frame."""
+    ways = itertools.cycle((errno.EIO, errno.ENOBUFS, errno.EBADFD, errno.EINVAL, None))
+    writes, reads = itertools.count(1), itertools.count(1)
+    writev, read = os.writev, os.read
+
+    def bad_writev(fd: int, buffers: Sequence[Buffer]) -> int:
+        if next(writes) % SABOTAGE_EVERY:
+            return writev(fd, buffers)
+        way = next(ways)
+        counters[f"sabotage.{way and errno.errorcode[way]}"] += 1
+        if way is not None:
+            raise OSError(way, os.strerror(way))
+        whole = b"".join(buffers)
+        return writev(fd, [whole[: len(whole) // 2]])
+
+    def bad_read(fd: int, size: int) -> bytes:
+        if next(reads) % (SABOTAGE_EVERY * 25) == 0:
+            counters["sabotage.read"] += 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(fd, size)
+
+    vars(os).update(writev=bad_writev, read=bad_read)
+
+
 def open_link(wanted: dict[str, Any]) -> TapLink:
     hand_over = wanted.pop("hand_over", None)
+    wanted.pop("sabotage", None)
     if "host" in wanted:
         wanted["host"] = IPv4Interface(wanted["host"])
     if hand_over is None:
@@ -119,6 +155,8 @@ def main() -> None:
         print(json.dumps({"error": str(error), "hint": error.hint}), flush=True)
         return
     host = TapHost(link)
+    if json.loads(sys.argv[1]).get("sabotage"):
+        sabotage(host.counters)
     got = {"name": link.name, "vnet": link.vnet, "mtu": link.mtu}
     print(json.dumps(got), flush=True)
     host.run_until_end_of_input()

@@ -92,7 +92,7 @@ def tap_host(netns: Namespace) -> Iterator[Start]:
 
 
 def ping(netns: Namespace, *words: str) -> bool:
-    said = netns.run("ping", "-W", "1", "-i", "0.01", *words, US, expect=None)
+    said = netns.run("ping", "-W", "3", "-i", "0.01", *words, US, expect=None)
     return "100% packet loss" not in said and " 0% packet loss" in said
 
 
@@ -297,6 +297,19 @@ def test_an_interface_that_is_deleted_ends_nothing(netns: Namespace, tap_host: S
     assert process.is_alive
     process.stop()
     assert "tap receive failed" in process.complaints()
+
+
+@pytest.mark.parametrize("offload", [True, False])
+def test_reads_and_writes_that_fail_now_and_then_are_only_loss(
+    netns: Namespace, tap_host: Start, offload: bool
+) -> None:
+    process = tap_host(name="tap1", offload=offload, host=HOST, sabotage=True)
+    for _ in range(3):
+        assert python(netns, TCP_ECHO).strip() == "all echoed"
+    counters = process.stop()
+    kinds = ("EIO", "ENOBUFS", "EBADFD", "EINVAL", "None")
+    assert all(counters[f"sabotage.{kind}"] for kind in kinds), counters
+    assert "Traceback" not in process.complaints()
 
 
 def test_a_link_that_is_down_can_be_closed_by_end_of_process(

@@ -13,7 +13,8 @@ would keep busy) it reads once, and only now and then tries again whether it wou
 that is one system call a frame, and an idle link costs nothing.
 
 Trouble with the interface is not the end of the process: a frame that cannot be sent is lost, as on
-any wire, and a read that fails is tried again after a while.
+any wire, and a read that fails is tried again after a while. An interface that was deleted is
+looked for at each try: when somebody has made it anew, under its name, we are on it again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import IPv4Interface
 from struct import Struct
-from threading import Event
+from threading import Event, Lock
 from typing import Final
 from weakref import finalize
 
@@ -98,14 +99,17 @@ class TapLink:
         to one that exists, and change nothing about it. With `fd`: use the TAP that somebody else
         has opened there; the descriptor is ours from now on. LinkError.
         """
+        self._again: bool | None = None  # the offload to attach with, where we know how to
         if fd is None:
             self._open(name, offload, mtu, host)
+            self._again = offload
         else:
             self._adopt(fd, offload, mtu)
         os.set_blocking(self._fd, False)
         self._reads = range(max(spin, 1))
         self._in_vain = 0  # so many times since reading again and again has paid
         self._closed = Event()
+        self._ending = Lock()  # after the end, nothing is put under the descriptor any more
         self._in_trouble: int | None = None  # the errno that was told last
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         finalize(self, os.close, self._wake)
@@ -162,6 +166,8 @@ class TapLink:
                 except OSError as error:
                     self._trouble("receive", error)
                     self._closed.wait(LINK_RETRY_AFTER / SECOND)
+                    if error.errno == errno.EBADFD:
+                        self._attach_again()
                     break
                 if frame:
                     if attempt:
@@ -207,6 +213,26 @@ class TapLink:
             self._in_trouble = error.errno
             log.warning("tap %s failed name=%s error=%s", doing, self.name, error.strerror)
 
+    def _attach_again(self) -> None:
+        """The interface was deleted. Use the one that has its name now, if there is one: under the
+        same descriptor, which other threads may be about to use."""
+        if self._again is None or self.name not in (name for _, name in socket.if_nameindex()):
+            return
+        try:
+            device, vnet_header = attach(self.name, self._again)
+            if vnet_header == self.vnet:  # what frames look like has been settled at the start
+                if self.vnet:
+                    set_offload(device.fileno(), self._again)
+                os.set_blocking(device.fileno(), False)
+                with self._ending:
+                    if not self._closed.is_set():
+                        os.dup2(device.fileno(), self._fd, inheritable=False)
+                log.warning("tap attached again name=%s", self.name)
+                self._in_trouble = None
+            device.close()
+        except OSError as error:
+            self._trouble("attach", error)
+
     def wait(self, timeout_ns: int) -> bool:
         """Whether a frame comes within the timeout (interface.py)."""
         return bool(self._poll.poll(timeout_ns / MILLISECOND))
@@ -223,9 +249,10 @@ class TapLink:
         The descriptor's number stays taken, by /dev/null, so that a thread that is about to use it
         does no harm.
         """
-        if self._closed.is_set():
-            return
-        self._closed.set()
+        with self._ending:
+            if self._closed.is_set():
+                return
+            self._closed.set()
         if self.vnet:
             # A persistent TAP is left as it was found: its next user may not know these.
             with suppress(OSError):
