@@ -39,7 +39,7 @@ OUR_PORT = 3000
 START: Instant = 10 * SECOND
 EXPIRIES_MAX = 20_000
 """More deadlines in one action than any patience needs."""
-FIN_SYN = 0x03
+OFFSET_MASK = 0x1FFF
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,10 @@ class Target:
         self._resolve()
         self.check()
         if isinstance(action, Arrives) and action.bad:
-            answers = [frame for frame in sent if is_answer(frame)]
+            bare = action.frame[vnet.HEADER_BYTES :] if self.link.vnet else action.frame
+            # What an ARP packet sets free was waiting for it: those are answers to others.
+            kinds = is_arp if is_arp(bare) else is_answer
+            answers = [frame for frame in sent if is_answer(frame) and kinds(frame)]
             assert len(answers) <= 1, f"{len(answers)} answers to one bad frame"
         return sent
 
@@ -173,7 +176,7 @@ class Target:
     def _resolve(self) -> None:
         """The peer answers ARP, whatever else it does."""
         for frame in self.link.sent:
-            if frame[12:14] == ARP.to_bytes(2, "big") and frame[20:22] == b"\0\1":
+            if is_arp(frame) and frame[20:22] == b"\0\1":
                 if frame[38:42] == PEER_ADDRESS:
                     self._take(arp(2, PEER_ADDRESS, OUR_ADDRESS))
                 return
@@ -256,10 +259,17 @@ class Target:
 
 
 def is_answer(frame: bytes) -> bool:
-    """It is a reply, and no text or ARP request of ours."""
+    """It is a reply, and neither text nor an ARP request of ours, nor the rest of a packet that was
+    too large for its path."""
     if frame[12:14] != IPV4.to_bytes(2, "big"):
-        return frame[12:14] == ARP.to_bytes(2, "big") and frame[20:22] == b"\0\2"
+        return is_arp(frame) and frame[20:22] == b"\0\2"
+    if int.from_bytes(frame[IP_AT + 6 : IP_AT + 8], "big") & OFFSET_MASK:
+        return False
     if frame[IP_AT + 9] != TCP:
         return True
     header_bytes = 20 + (frame[IP_AT + 32] >> 4) * 4
     return int.from_bytes(frame[IP_AT + 2 : IP_AT + 4], "big") == header_bytes
+
+
+def is_arp(frame: bytes) -> bool:
+    return frame[12:14] == ARP.to_bytes(2, "big")

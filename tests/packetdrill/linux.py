@@ -54,7 +54,6 @@ SETTINGS = {
     "net/ipv4/tcp_challenge_ack_limit": "1000000",
     "net/ipv4/tcp_no_metrics_save": "1",
     "net/ipv4/icmp_ratelimit": "0",
-    "net/ipv4/tcp_ecn": "2",
 }
 """The kernel as scripts want it, as far as this one has the setting."""
 
@@ -67,7 +66,11 @@ class Kernel:
 
     def __init__(self, script: Script) -> None:
         options = script.options
-        self.tap = open_tap(int(options.get("mtu", "1500")))
+        settings = {
+            "net/ipv4/tcp_ecn": "1" if options.get("ecn") == "1" else "2",
+            "net/ipv4/tcp_syncookies": "2" if options.get("syncookies") == "1" else "1",
+        }
+        self.tap = open_tap(int(options.get("mtu", "1500")), SETTINGS | settings)
         ports = int(options.get("local_port", OUR_PORT)), int(options.get("remote_port", PEER_PORT))
         self.calls = KernelCalls(socket.inet_ntoa(OURS), socket.inet_ntoa(PEER), ports)
         self.sent: deque[tuple[int, bytes]] = deque()
@@ -126,12 +129,12 @@ class Kernel:
         return self.calls.names()
 
 
-def open_tap(mtu: int) -> pytun.TunTapDevice:
+def open_tap(mtu: int, settings: dict[str, str]) -> pytun.TunTapDevice:
     """Our interface, up, in a namespace that nobody else has. The peer is known to ARP."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "no network namespace")
-    for name, value in SETTINGS.items():
+    for name, value in settings.items():
         setting = Path("/proc/sys") / name
         if setting.exists():
             setting.write_text(value)

@@ -3,8 +3,6 @@
 Just enough of POSIX to drive a connection. A call either gives its result, or raises Failed with
 an errno, or raises WouldBlock; whoever makes it (ours.py) knows what that means for the socket and
 for the script. What a program writes, and what it must read, is the pattern (packets.py).
-
-Options of the head that make the host another one: `--receive_bytes`, `--local_isn`, `--stamps`.
 """
 
 from __future__ import annotations
@@ -106,13 +104,16 @@ class Sockets:
         now: Callable[[], Instant],
         ports: tuple[int, int],
         progress: Callable[[], None],
+        options: dict[str, str],
     ) -> None:
-        """`ports`: ours and the peer's, where the script does not say."""
+        """`ports`: ours and the peer's, where the script does not say. `options` of its head."""
         self.tcp = tcp
         self.udp = udp
         self.now = now
         self.our_port, self.peer_port = ports
         self.progress = progress
+        self.ecn = options.get("ecn") == "1"
+        self.listening = {"backlog": 0} if options.get("syncookies") == "1" else {}
         self.by_number: dict[int, Socket] = {}
         self.last: Connection | None = None
         """The connection that was made last: what assertions are about."""
@@ -156,7 +157,7 @@ class Sockets:
             self.progress()
             return child
 
-        socket.listener = self.tcp.listen(self.our_port, accept)
+        socket.listener = self.tcp.listen(self.our_port, accept, **self.listening)
         return 0
 
     def accept(self, number: Value, address: Value, size: Value) -> int:
@@ -168,8 +169,9 @@ class Sockets:
     def connect(self, number: Value, address: Value, size: Value) -> int:
         socket = self.at(number)
         if socket.connection is None:
-            path = self.our_port
-            made = self.tcp.connect(PEER, self.peer_port, socket, self.now(), source_port=path)
+            made = self.tcp.connect(
+                PEER, self.peer_port, socket, self.now(), source_port=self.our_port, ecn=self.ecn
+            )
             self._adopt(socket, made)
             raise WouldBlock("EINPROGRESS")
         socket.fail_if_ended()
@@ -280,6 +282,9 @@ class Sockets:
         if connection is None:
             return
         connection.nodelay = bool(options.get("TCP_NODELAY"))
+        was_corked, connection.corked = connection.corked, bool(options.get("TCP_CORK"))
+        if was_corked and not connection.corked:
+            connection.mark()
         if "TCP_USER_TIMEOUT" in options:
             connection.user_timeout = options["TCP_USER_TIMEOUT"] * MILLISECOND
         if options.get("SO_KEEPALIVE"):

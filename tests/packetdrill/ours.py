@@ -4,7 +4,8 @@ The whole of it, from Ethernet up, as in the other tests of the stack (tests/sim
 script is the only neighbour, and answers ARP by itself. A script of a minute takes milliseconds.
 
 Options of the head, beside those of the player: `--mtu`, `--offload=1` (super-frames, cut up on the
-wire), `--receive_bytes` (what a connection may have waiting), `--local_isn`, `--stamps=0`.
+wire), `--receive_bytes` (what a connection may have waiting), `--local_isn`, `--stamps=0`; and for
+both hosts `--ecn=1` (ask for it) and `--syncookies=1` (no half-open connections are kept).
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Ours:
         tcp.stamps = options.get("stamps") != "0"
         ports = int(options.get("local_port", OUR_PORT)), int(options.get("remote_port", PEER_PORT))
         udp = self.station.stack.udp
-        self.sockets = Sockets(tcp, udp, self.clock.now, ports, self._progress)
+        self.sockets = Sockets(tcp, udp, self.clock.now, ports, self._progress, options)
         self.started = self.clock.now()
 
     # --- time and packets -------------------------------------------------------------------------
