@@ -247,6 +247,18 @@ connection: a common count would tell an attacker about connections that are not
 TCP_RESETS_PER_SECOND_MAX: Final = 1000
 """Resets for segments that belong to no connection."""
 
+SOCKET_BUFFER_BYTES: Final = 1 * MiB
+SOCKET_BUFFER_BYTES_MIN: Final = 4 * KiB
+SOCKET_BUFFER_BYTES_MAX: Final = TCP_SEND_ROOM_BYTES
+"""SO_RCVBUF and SO_SNDBUF of a socket on the stack. Not more than what makes a connection crowded,
+because that is how its user hears that there is room again."""
+
+SOCKET_BACKLOG_MAX: Final = 4096
+"""Connections that wait to be accepted, whatever a program asks for (Linux: somaxconn)."""
+
+SOCKET_PIECE_BYTES_MIN: Final = 256
+"""What one piece of waiting text, or one datagram, is charged at least."""
+
 assert TCP_RTO_INITIAL <= TCP_RTO_AFTER_SYN_LOSS <= TCP_RTO_MAX < TCP_GIVE_UP_AFTER
 assert TCP_DELAYED_ACK < TCP_RTO_MIN
 assert TCP_RECEIVE_BYTES_FIRST < TCP_RECEIVE_BYTES < TCP_RECEIVE_TOTAL_BYTES_MAX

@@ -34,7 +34,7 @@ TABLE_FILE_LINES_MAX = 900
 """protocol.py and layout.py are the RFC's or the disk's own lists, which nobody should cut up."""
 FUNCTION_LINES_MAX = 60
 
-ENTRY_POINTS = {"appliance", "appliance.__main__", "appliance.ctl"}
+ENTRY_POINTS = {"appliance", "appliance.__main__", "appliance.ctl", "appliance.onstack"}
 FROM_A_STANDARD = (
     "netstack/wire",
     "netstack/ip",
@@ -200,11 +200,11 @@ def calls(file: Path) -> Iterator[tuple[int, str, str]]:
             yield node.lineno, "", node.id
 
 
-def test_threads_are_started_in_one_file() -> None:
+def test_threads_are_started_where_the_map_says() -> None:
     elsewhere = [
         at(file, line)
         for file in PRODUCT
-        if file.name != "machine.py"
+        if file.name not in ("machine.py", "loop.py")  # loop.py: of a stack on its own
         for line, _, name in calls(file)
         if name in ("Thread", "ThreadPoolExecutor", "start_new_thread")
     ]

@@ -96,6 +96,7 @@ class Stack:
             learn_mtu=self.ip.learn_mtu,
         )
         self.ip.paths.widened = self.tcp.path_changed
+        self.ip.when_unreachable(self.tcp.unreachable)
         self._connections = self.tcp.connections
         self.receive: Callable[[bytes, Instant], None] = (
             self._receive_vnet if link.vnet else self._receive_plain
@@ -234,6 +235,9 @@ class Stack:
 
     def _error_arrives(self, error: IcmpError, now: Instant) -> None:
         """An ICMP error about a packet that we seem to have sent."""
+        if error.protocol == PROTOCOL_UDP:
+            self.udp.icmp_error(error)
+            return
         if error.protocol != PROTOCOL_TCP:
             raise BadPacket("icmp.ignored")
         local, remote, quoted = error.source, error.destination, error.transport

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from appliance.clock import Instant
 from appliance.limits import UDP_PORTS_MAX
 from appliance.netstack.ip.datagram import Datagram
+from appliance.netstack.ip.icmp_error import IcmpError
 from appliance.netstack.ip.path import DatagramPath, PathTo
 from appliance.netstack.wire import udp
 from appliance.netstack.wire.checksum import pseudo_header_sum, word_sum, word_sum_of
@@ -35,6 +36,7 @@ class UdpSocket:
     def __init__(self, udp_layer: Udp, port: int) -> None:
         self._udp = udp_layer
         self.port = port
+        self.error_arrives: Callable[[bytes, int, str], None] | None = None
 
     def send_to(
         self,
@@ -46,6 +48,11 @@ class UdpSocket:
         """Send one datagram, from the address `source` of ours or from the best one. False: it is
         too large, or the link did not take it."""
         return self._udp.send(self.port, address, port, buffers, source)
+
+    def refused(self, address: bytes, port: int, reason: str) -> None:
+        """ICMP says that what was sent there did not arrive."""
+        if self.error_arrives is not None:
+            self.error_arrives(address, port, reason)
 
     def close(self) -> None:
         """Free the port."""
@@ -103,6 +110,15 @@ class Udp:
         for begin in range(0, len(data) or 1, step or 1):
             piece = data[begin : begin + step]
             bound[1](datagram.source, header.source_port, datagram.destination, piece)
+
+    def icmp_error(self, error: IcmpError) -> None:
+        """An ICMP error about a datagram of ours (RFC 1122 section 4.1.3.3)."""
+        port = int.from_bytes(error.transport[:2], "big")
+        bound = self._bound.get(port)
+        if bound is None:
+            raise BadPacket("udp.icmp_not_ours")
+        remote_port = int.from_bytes(error.transport[2:4], "big")
+        bound[0].refused(error.destination, remote_port, error.reason)
 
     # --- output -----------------------------------------------------------------------
 

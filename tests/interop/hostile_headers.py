@@ -159,7 +159,8 @@ def icmp_of_all_types(attacker: Attacker) -> Expected:
         "icmp.not_about_us": [IP(src=EVIL, dst=SERVER) / TCP()],
         "icmp.bad_quote": [IP(src=SERVER, version=6) / TCP(), IP(src=SERVER, ihl=3) / TCP()],
         "icmp.about_later_fragment": [IP(src=SERVER, dst=EVIL, frag=5) / TCP()],
-        "icmp.ignored": [ours / UDP(), ours / ICMP()],
+        "icmp.ignored": [ours / ICMP()],
+        "udp.icmp_not_ours": [ours / UDP()],
         "tcp.icmp_not_ours": [ours / TCP(sport=2049, dport=port) for port in (1, 700)],
     }
     for reason, some in quotes.items():

@@ -47,6 +47,7 @@ class Internet:
         self.addresses = Addresses()
         self.routes = Routes()
         families: dict[int, Family] = {}
+        self._families = families
         mtu = min(config.mtu, link.mtu)
         self.paths = Paths(self.addresses, self.routes, families, mtu, timers, counters)
         self.path_to = self.paths.to
@@ -132,6 +133,11 @@ class Internet:
             self._ipv4.arp_arrives(frame, at, now)
         else:
             raise BadPacket("ethernet.unknown_type")
+
+    def when_unreachable(self, tell: Callable[[bytes, bytes], None]) -> None:
+        """`tell` hears of each path, by its ends, whose next hop does not answer."""
+        for family in self._families.values():
+            family.neighbours.unreachable = tell
 
     # --- what transports report -----------------------------------------------------------
 

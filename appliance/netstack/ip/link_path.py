@@ -118,6 +118,11 @@ class LinkPath(ABC):
         self._next_hop = next_hop
         self._transmit = self._wait
 
+    @property
+    def leads_nowhere(self) -> bool:
+        """The destination cannot be reached."""
+        return self._transmit == self._nowhere
+
     def lead_nowhere(self) -> None:
         """The destination cannot be reached: what is sent is counted, and lost."""
         self._let_go()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Protocol
 from weakref import WeakSet, WeakValueDictionary
 
@@ -30,6 +31,8 @@ from appliance.trace import Counters
 class LeadsOver(Protocol):
     """A path whose next hop is a neighbour (link_path.py)."""
 
+    source: bytes
+    destination: bytes
     used: bool
     """A packet went this way since the last look."""
 
@@ -129,6 +132,8 @@ class NeighbourTable(ABC):
         self._resolving: set[bytes] = set()
         self._timer = timers.timer(self._expire)
         self._vnet: Final = vnet.NOTHING if link.vnet else b""
+        self.unreachable: Callable[[bytes, bytes], None] = lambda _source, _destination: None
+        """Told of each path, by its ends, whose next hop does not answer."""
 
     @abstractmethod
     def _ask(self, neighbour: Neighbour) -> None:
@@ -222,6 +227,14 @@ class NeighbourTable(ABC):
         neighbour.waiting_bytes = 0
         for path in neighbour.paths:
             path.unresolved()
+
+    def _give_up(self, neighbour: Neighbour) -> None:
+        """It does not answer. Who wanted to send over it is told."""
+        self._count("no_answer")
+        paths = list(neighbour.paths)
+        self._forget(neighbour)
+        for path in paths:
+            self.unreachable(path.source, path.destination)
 
     def _count(self, what: str, times: int = 1) -> None:
         self._counters[f"{self._protocol}.{what}"] += times

@@ -20,7 +20,7 @@ from appliance.limits import (
     TCP_SYN_BACKLOG,
 )
 from appliance.netstack.ip.path import CE, NOT_ECT, Path, PathTo
-from appliance.netstack.tcp import packet_size
+from appliance.netstack.tcp import packet_size, reasons
 from appliance.netstack.tcp.active_open import REUSE_GAP, active_open
 from appliance.netstack.tcp.connection import Connection, ConnectionUser
 from appliance.netstack.tcp.cubic import ALGORITHMS
@@ -121,11 +121,13 @@ class Tcp:
         user: ConnectionUser,
         now: Instant,
         source_port: int | None = None,
+        source: bytes | None = None,
         ecn: bool = False,
     ) -> Connection:
         """Active OPEN. `room_again` tells the user that it is established, `ended` that it is not
-        going to be. `ecn`: ask for ECN; some old middleboxes drop what asks. CannotConnect."""
-        c = active_open(self, self.path_to(destination), port, user, now, source_port)
+        going to be. `source`: from this address of ours. `ecn`: ask for ECN; some old middleboxes
+        drop what asks. CannotConnect."""
+        c = active_open(self, self.path_to(destination, source), port, user, now, source_port)
         if ecn and self.ecn:
             c.ecn = Ecn(c.snd.iss)
         return c
@@ -258,6 +260,15 @@ class Tcp:
             self.path_changed(c.peer_address)
         else:
             c.fit_path()  # known for another connection, perhaps since this one was half-open
+
+    def unreachable(self, local: bytes, remote: bytes) -> None:
+        """The next hop on the way to `remote` does not answer: whoever is just connecting is told
+        so; established connections go on trying (RFC 1122 section 3.3.1.4)."""
+        for c in list(self.connections.values()):
+            if c.peer_address == remote and c.local_address == local:
+                c.soft_error = reasons.HOST_UNREACHABLE
+                if c.state is State.SYN_SENT:
+                    c.end(reasons.HOST_UNREACHABLE)
 
     def path_changed(self, remote: bytes) -> None:
         """The path to `remote` has another MTU than before."""

@@ -110,8 +110,7 @@ class Arp(NeighbourTable):
         if neighbour.tries == 0 and not neighbour.take_used():
             self._forget(neighbour)  # nobody has wanted it for a while
         elif neighbour.tries >= ARP_TRIES_MAX:
-            self._count("no_answer")
-            self._forget(neighbour)
+            self._give_up(neighbour)
         else:
             self._ask(neighbour)
             neighbour.due = now + ARP_RETRY_AFTER
