@@ -120,7 +120,7 @@ class Player:
                     self.expect(event, packet)
                 case Inbound(packet):
                     self.arrive_at(event)
-                    self.subject.inject(self.flows.emit(packet))
+                    self.subject.inject(self.emitted(event, packet))
                     self.lag = max(self.subject.now() - self.before, 0)
                 case Call() as call:
                     self.arrive_at(event)
@@ -189,6 +189,13 @@ class Player:
             )
         # What follows counts from when the script has it, or in a range from when it came.
         self.before = at if anytime or time.last is not None else first
+
+    def emitted(self, event: Event, packet: Packet) -> bytes:
+        """A packet of the peer, for the wire."""
+        try:
+            return self.flows.emit(packet)
+        except Mismatch as problem:
+            raise self.error(event, f"{problem}\nscript packet:  {packet}") from None
 
     def told(self, at: int, data: bytes) -> str:
         """A packet as a script would have it."""

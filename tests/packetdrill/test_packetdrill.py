@@ -226,6 +226,7 @@ def test_options_are_compared(option: str) -> None:
         ("+0 fork(9) = 0", "a.pkt:8: cannot call fork(9) = 0"),
         ("+0...0.1 read(4, ..., 9) = 1", "a.pkt:8: read: expected 1, got nothing"),
         ("+0 %{ assert tcpi_state == 7 }%", "a.pkt:8: AssertionError() in\n  assert tcpi_state"),
+        ("+0 < . 1:1(0) ack 1 <raw 0x01>", "a.pkt:8: options of 1 bytes do not fit into words"),
         ("* < . 1:1(0) ack 1", "a.pkt:8: only a packet of the host"),
     ],
 )
