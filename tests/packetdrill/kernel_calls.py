@@ -94,7 +94,11 @@ class KernelCalls:
 
     def read(self, number: Value, buffer: Value, count: Value) -> int:
         assert isinstance(number, int)
-        got = self.at(number).recv(constant(count))
+        made = self.at(number)
+        got = made.recv(constant(count))
+        if made.type == socket.SOCK_DGRAM:
+            assert got == pattern(0, len(got)), "not the bytes that were sent"
+            return len(got)
         before = self.read_bytes[number]
         assert got == pattern(1 + before, len(got)), "not the bytes that were sent"
         self.read_bytes[number] += len(got)

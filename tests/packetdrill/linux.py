@@ -44,7 +44,8 @@ OUR_MAC, PEER_MAC = bytes.fromhex("02000a000005"), bytes.fromhex("02000a000009")
 IPV4 = b"\x08\x00"
 BLOCKS_AFTER = 1.0
 """A call that has not returned after so many seconds blocks."""
-ATTEMPTS = 3
+SLACK_NS = (120_000_000, 300_000_000, 900_000_000)
+"""How late the host may be: at the first attempt, and at those after it."""
 SCRIPT_SECONDS_MAX = 30
 
 SETTINGS = {
@@ -61,10 +62,10 @@ SETTINGS = {
 class Kernel:
     """A Subject (player.py)."""
 
-    slack_ns = 120_000_000
     patience_ns = 8_000_000_000
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, slack_ns: int) -> None:
+        self.slack_ns = slack_ns
         options = script.options
         settings = {
             "net/ipv4/tcp_ecn": "1" if options.get("ecn") == "1" else "2",
@@ -160,17 +161,17 @@ class Verdict:
     attempt: int = 1
 
 
-def play_linux(file: Path) -> str | None:
+def play_linux(file: Path, slack_ns: int) -> str | None:
     """Play it in this process, which must be for nothing else. What failed, if something did."""
     script = parse_file(file)
     try:
-        Player(script, Kernel(script)).play()
+        Player(script, Kernel(script, slack_ns)).play()
     except ScriptError as failed:
         return str(failed)
     return None
 
 
-def in_a_process(file: Path) -> tuple[int, int]:
+def in_a_process(file: Path, slack_ns: int) -> tuple[int, int]:
     """Play it in a child: its process and a descriptor from which its verdict comes."""
     reads, writes = os.pipe()
     child = os.fork()
@@ -179,7 +180,7 @@ def in_a_process(file: Path) -> tuple[int, int]:
         return child, reads
     failure: str | None = f"{file.name}: the player itself has failed"
     try:
-        failure = play_linux(file)
+        failure = play_linux(file, slack_ns)
     except (OSError, AssertionError) as unforeseen:
         failure = f"{file.name}: {unforeseen!r}"
     finally:
@@ -195,7 +196,7 @@ def play_all(files: list[Path], jobs: int, attempt: int = 1) -> list[Path]:
     while waiting or running:
         while waiting and len(running) < jobs:
             file = waiting.pop(0)
-            child, reads = in_a_process(file)
+            child, reads = in_a_process(file, SLACK_NS[attempt - 1])
             running[reads] = file, child, time.monotonic()
         for reads in select.select(list(running), [], [], 1)[0]:
             file, child, began = running.pop(reads)
@@ -203,7 +204,7 @@ def play_all(files: list[Path], jobs: int, attempt: int = 1) -> list[Path]:
             os.close(reads)
             os.waitpid(child, 0)
             failure = json.loads(said) if said else "the process of the script died"
-            if failure and attempt < ATTEMPTS:
+            if failure and attempt < len(SLACK_NS):
                 print(failure, file=sys.stderr)
                 again.append(file)
                 continue
@@ -221,7 +222,7 @@ def main() -> int:
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
     options = parser.parse_args()
     files, jobs = options.files, options.jobs
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, len(SLACK_NS) + 1):
         files = play_all(files, jobs, attempt)
         jobs = max(jobs // 4, 1)
     return 0

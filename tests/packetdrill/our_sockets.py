@@ -54,6 +54,7 @@ class Socket:
         self.connection: Connection | None = None
         self.listener: Listener | None = None
         self.datagrams: UdpSocket | None = None
+        self.received: deque[bytes] = deque()  # datagrams
         self.accepted: deque[Socket] = deque()
         self.blocking = True
         self.established = False
@@ -78,6 +79,11 @@ class Socket:
             self.at_end = True
         else:
             self.error = ERRNO_OF.get(reason, "ETIMEDOUT")
+        self.progress()
+
+    def datagram_arrives(self, _source: bytes, _port: int, _to: bytes, data: memoryview) -> None:
+        """UDP's user."""
+        self.received.append(bytes(data))
         self.progress()
 
     def take(self) -> None:
@@ -137,7 +143,7 @@ class Sockets:
     def socket(self, family: Value, kind: Value, protocol: Value) -> int:
         socket = Socket(self.progress)
         if "SOCK_DGRAM" in str(kind):
-            socket.datagrams = self.udp.bind(self.our_port, lambda *_: None)
+            socket.datagrams = self.udp.bind(self.our_port, socket.datagram_arrives)
         socket.blocking = "SOCK_NONBLOCK" not in str(kind)
         return self.number(socket)
 
@@ -188,6 +194,8 @@ class Sockets:
     def read(self, number: Value, buffer: Value, count: Value) -> int:
         socket = self.at(number)
         assert isinstance(count, int)
+        if socket.datagrams is not None:
+            return self._read_datagram(socket)
         socket.take()
         if socket.buffered:
             got = bytes(socket.buffered[:count])
@@ -199,6 +207,14 @@ class Sockets:
         if socket.at_end or socket.was_shut:
             return 0
         raise WouldBlock
+
+    @staticmethod
+    def _read_datagram(socket: Socket) -> int:
+        if not socket.received:
+            raise WouldBlock
+        got = socket.received.popleft()
+        assert got == pattern(0, len(got)), "not the bytes that were sent"
+        return len(got)
 
     def recv(self, number: Value, buffer: Value, count: Value, flags: Value) -> int:
         return self.read(number, buffer, count)

@@ -61,7 +61,7 @@ class Subject(Protocol):
     """The host under test. Times are nanoseconds since the script began."""
 
     slack_ns: int
-    """By how much it may be late for reasons that are not its own."""
+    """By how much it may be late for reasons that are not its own: none in virtual time."""
     patience_ns: int
     """How long to wait for a packet that may come at any time."""
 
@@ -92,9 +92,8 @@ class Player:
     flows: Flows = field(init=False)
     tolerance: int = field(init=False)
     before: int = 0
-    """When the last event happened."""
-    lag: int = 0
-    """By how much the player itself was late, then."""
+    """When the last event happened: as the script has it, or, in real time, when it really did. So
+    a player that comes late does not shorten what the host takes for a round trip."""
     early: tuple[int, bytes] | None = None
     """A packet that was sniffed and not looked at."""
     blocked: list[tuple[Event, Returned, int]] = field(default_factory=list)
@@ -121,12 +120,10 @@ class Player:
                 case Inbound(packet):
                     self.arrive_at(event)
                     self.subject.inject(self.emitted(event, packet))
-                    self.lag = max(self.subject.now() - self.before, 0)
                 case Call() as call:
                     self.arrive_at(event)
                     self.settle_blocked()
                     self.make(event, call)
-                    self.lag = max(self.subject.now() - self.before, 0)
                 case Python(code):
                     self.arrive_at(event)
                     self.assert_python(event, code)
@@ -149,6 +146,8 @@ class Player:
         self.before = self.begins(event)
         self.subject.run_until(self.before)
         self.nothing_more(event, self.before - self.tolerance)
+        if self.subject.slack_ns:
+            self.before = max(self.before, self.subject.now())
 
     def nothing_more(self, event: Event, until: int) -> None:
         """What was sent before `until` should have been expected."""
@@ -162,7 +161,7 @@ class Player:
 
     def expect(self, event: Event, packet: Packet) -> None:
         """The host's next packet is this one."""
-        time, slack = event.time, self.tolerance + self.subject.slack_ns + self.lag
+        time, slack = event.time, self.tolerance + self.subject.slack_ns
         anytime = time.base is From.ANY
         first = 0 if anytime else self.begins(event)
         last = first if time.last is None else first + time.last - time.first
@@ -188,7 +187,8 @@ class Player:
                 f"script packet:  {wanted}\nactual packet:  {seconds(at)} {seen}",
             )
         # What follows counts from when the script has it, or in a range from when it came.
-        self.before = at if anytime or time.last is not None else first
+        came = anytime or time.last is not None
+        self.before = at if came else max(first, at if self.subject.slack_ns else first)
 
     def emitted(self, event: Event, packet: Packet) -> bytes:
         """A packet of the peer, for the wire."""
