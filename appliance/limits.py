@@ -192,6 +192,7 @@ TCP_PIECES_MAX: Final = 512
 """Pieces of text in one packet, half of what one writev takes (IOV_MAX); more are joined first."""
 
 TCP_MSS_DEFAULT: Final = 536
+TCP_MSS_DEFAULT_IPV6: Final = 1220
 """A peer that sends no MSS option (RFC 9293 section 3.7.1)."""
 
 TCP_MSS_MIN: Final = 88

@@ -19,6 +19,7 @@ from appliance.netstack.tcp.connection import Connection, ConnectionUser
 from appliance.netstack.tcp.reasons import CannotConnect
 from appliance.netstack.tcp.sequence import MASK
 from appliance.netstack.tcp.state import State
+from appliance.netstack.wire.address import is_unicast
 
 if TYPE_CHECKING:
     from appliance.netstack.tcp.host import Tcp
@@ -37,6 +38,8 @@ def active_open(
     tcp: Tcp, path: Path, port: int, user: ConnectionUser, now: Instant, source_port: int | None
 ) -> Connection:
     """A connection in SYN-SENT, whose SYN goes out with the next flush. CannotConnect."""
+    if not is_unicast(path.destination):
+        raise CannotConnect(reasons.NO_ROUTE)  # RFC 9293 MUST-46
     if source_port is None:
         source_port = free_port(tcp, path, port)
     key = connection_key(path, port, source_port)

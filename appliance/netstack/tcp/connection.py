@@ -40,7 +40,7 @@ from appliance.netstack.tcp import reasons
 from appliance.netstack.tcp.congestion import Congestion
 from appliance.netstack.tcp.ecn import Ecn
 from appliance.netstack.tcp.express import express
-from appliance.netstack.tcp.packet_size import PacketSize, segment_size
+from appliance.netstack.tcp.packet_size import PacketSize, default_mss, segment_size
 from appliance.netstack.tcp.patience import KeepAlive, PerSecond
 from appliance.netstack.tcp.receive_half import ReceiveHalf
 from appliance.netstack.tcp.recovery import NewRenoRecovery, Recovery
@@ -309,7 +309,7 @@ class Connection:
     def abort(self) -> None:
         """ABORT: reset the connection."""
         if self.state not in (State.CLOSED, State.SYN_SENT, State.TIME_WAIT):
-            self.tcp.send_reset(self.path, self.key, self.snd.nxt, self.rcv.nxt)
+            self._reset()
         self.end(reasons.ABORTED)
 
     def keep_alive(self, keepalive: KeepAlive) -> None:
@@ -351,7 +351,7 @@ class Connection:
         self.recovery = SackRecovery(self.snd.iss) if sacks else NewRenoRecovery(self.snd.iss)
         path, rcv = self.path, self.rcv
         options = wire.STAMP_BYTES if stamps else 0
-        self.sizes.peer_mss = max(mss or TCP_MSS_DEFAULT, TCP_MSS_MIN)
+        self.sizes.peer_mss = max(mss or default_mss(self.key), TCP_MSS_MIN)
         self._cut_into(segment_size(self, options), options)
         self.snd.shift = shift or 0
         rcv.negotiated(0 if shift is None else self.tcp.window_shift, self.mss)
@@ -498,7 +498,10 @@ class Connection:
         if now - self.heard_at < keepalive.idle:
             keepalive.unanswered = 0
             self.life_timer.set(self.heard_at + keepalive.idle)
-        elif keepalive.unanswered >= keepalive.probes:
+        elif self.snd.una < self.snd.limit:  # MUST-26; and there is a timer for it
+            keepalive.unanswered = 0
+            self.life_timer.set(now + keepalive.interval)
+        elif keepalive.is_over(now - self.heard_at, self.user_timeout):
             self.counters["tcp.keepalive_failed"] += 1
             self.give_up(self.soft_error or reasons.KEEPALIVE)
         else:
@@ -509,8 +512,13 @@ class Connection:
 
     def give_up(self, reason: str) -> None:
         """The peer does not answer. Tell it all the same: perhaps only its answers get lost."""
-        self.tcp.send_reset(self.path, self.key, self.snd.nxt, self.rcv.nxt)
+        self._reset()
         self.end(reason)
+
+    def _reset(self) -> None:
+        """With a timestamp, where they are used (RFC 7323 section 3.2)."""
+        stamp = (self.stamp_base, self.stamp_recent) if self.stamps else None
+        self.tcp.send_reset(self.path, self.key, self.snd.nxt, self.rcv.nxt, stamp)
 
     def reap_later(self, now: Instant) -> None:
         """In FIN-WAIT-2 and closed: the peer has a minute to say FIN."""

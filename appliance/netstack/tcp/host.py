@@ -11,7 +11,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Final
 
-from appliance.clock import Instant
+from appliance.clock import MILLISECOND, Instant
 from appliance.limits import (
     TCP_CONNECTIONS_MAX,
     TCP_RECEIVE_BYTES,
@@ -35,6 +35,7 @@ from appliance.netstack.tcp.state import State
 from appliance.netstack.tcp.syn_cookies import SynCookies
 from appliance.netstack.timers import Timers
 from appliance.netstack.wire import tcp as wire
+from appliance.netstack.wire.address import is_unicast
 from appliance.netstack.wire.errors import BadPacket
 from appliance.trace import Counters
 
@@ -189,16 +190,19 @@ class Tcp:
         return self.path_to(key[:size], key[size : 2 * size])
 
     def _reused(self, c: Connection, seg: wire.Segment) -> int | None:
-        """RFC 6191: a SYN that cannot be an old one takes the place of a connection in TIME-WAIT.
-        What it gives is the first sequence number of its successor."""
+        """RFC 6191 section 2: a SYN that cannot be an old one takes the place of a connection in
+        TIME-WAIT. What it gives is the first sequence number of its successor."""
         if (
             c.state is not State.TIME_WAIT
             or seg.flags & (wire.SYN | wire.ACK | wire.RST) != wire.SYN
         ):
             return None
         newer = unwrap(seg.seq, c.rcv.nxt) > c.rcv.nxt
-        if c.stamps and seg.timestamp is not None:
-            newer = newer or is_before(c.stamp_recent, seg.timestamp[0])
+        if seg.timestamp is not None:
+            if not c.stamps or is_before(c.stamp_recent, seg.timestamp[0]):
+                newer = True
+            elif seg.timestamp[0] != c.stamp_recent:
+                newer = False
         if not newer or seg.destination_port not in self.listeners:
             return None
         return c.snd.nxt + REUSE_GAP & MASK
@@ -294,18 +298,31 @@ class Tcp:
             headers, self._headers = self._headers, []
             for path, segment in headers:
                 if not segment.flags & wire.RST or self._resets.allows(now):
+                    if segment.timestamp is not None:
+                        base, echo = segment.timestamp
+                        segment.timestamp = now // MILLISECOND + base & MASK, echo
                     send_header(path, segment)
                 else:
                     self.counters["tcp.resets_suppressed"] += 1
 
-    def send_reset(self, path: Path, key: bytes, seq: int, ack: int | None = None) -> None:
-        """Queue a reset to the peer in `key`; with `ack` it acknowledges, too."""
+    def send_reset(
+        self,
+        path: Path,
+        key: bytes,
+        seq: int,
+        ack: int | None = None,
+        stamp: tuple[int, int] | None = None,
+    ) -> None:
+        """Queue a reset to the peer in `key`; with `ack` it acknowledges, too. `stamp` is as for
+        `send_later`."""
         source, destination = int.from_bytes(key[-2:], "big"), int.from_bytes(key[-4:-2], "big")
         flags = wire.RST if ack is None else wire.RST | wire.ACK
-        self.send_later(path, wire.Segment(source, destination, seq, ack or 0, flags, 0))
+        segment = wire.Segment(source, destination, seq, ack or 0, flags, 0, timestamp=stamp)
+        self.send_later(path, segment)
 
     def send_later(self, path: Path, segment: wire.Segment) -> None:
-        """Queue a segment that belongs to no connection: a reset, or a SYN-ACK with a cookie."""
+        """Queue a segment that belongs to no connection: a reset, or a SYN-ACK with a cookie. When
+        it is sent, the clock is added to its TSval."""
         self._headers.append((path, segment))
 
     # --- for connections --------------------------------------------------------------------------
@@ -357,11 +374,3 @@ def window_shift(receive_bytes: int) -> int:
     while receive_bytes >> shift > WINDOW_FIELD_MAX and shift < wire.WINDOW_SCALE_MAX:
         shift += 1
     return shift
-
-
-def is_unicast(address: bytes) -> bool:
-    """Could it be the address of one host? (An answer to any other would go to many, or
-    nowhere.)"""
-    if len(address) != 4:
-        return address[0] != 0xFF and any(address)
-    return 0 < address[0] < 224 and address[0] != 127

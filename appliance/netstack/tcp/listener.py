@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from appliance.clock import MILLISECOND, Instant
+from appliance.clock import Instant
 from appliance.netstack.ip.path import Path
 from appliance.netstack.tcp.connection import Connection, ConnectionUser
 from appliance.netstack.tcp.ecn import Ecn, asks
@@ -89,9 +89,9 @@ class Listener:
         answer.mss = tcp.mss_for(path)
         if seg.window_scale is not None:
             answer.window_scale = tcp.window_shift
+        answer.sack_permitted = seg.sack_permitted
         if seg.timestamp is not None:
-            stamp = now // MILLISECOND + tcp.stamp_base(key) & MASK
-            answer.timestamp = stamp, seg.timestamp[0]
+            answer.timestamp = tcp.stamp_base(key), seg.timestamp[0]
         tcp.send_later(path, answer)
 
     def _complete(self, path: Path, key: bytes, seg: Segment, now: Instant) -> None:

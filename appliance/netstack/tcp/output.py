@@ -255,7 +255,8 @@ def emit(
 def emit_selective(c: Connection, now: Instant) -> None:
     """Send an acknowledgement that also tells what has arrived out of order, or twice."""
     rcv = c.rcv
-    segment = Segment(c.local_port, c.peer_port, c.snd.nxt, rcv.nxt, ACK, rcv.advertise())
+    flags = ACK | c.echo
+    segment = Segment(c.local_port, c.peer_port, c.snd.nxt, rcv.nxt, flags, rcv.advertise())
     blocks = SACK_BLOCKS_MAX
     if c.stamps:
         segment.timestamp = (now // MILLISECOND + c.stamp_base & MASK, c.stamp_recent)

@@ -17,7 +17,7 @@ in segments of the size that counts then."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from appliance.clock import Instant
 from appliance.limits import (
@@ -25,12 +25,16 @@ from appliance.limits import (
     TCP_BLACK_HOLE_RETRY_AFTER,
     TCP_BLACK_HOLE_TIMEOUTS,
     TCP_BLACK_HOLE_TIMEOUTS_PROVEN,
+    TCP_MSS_DEFAULT,
+    TCP_MSS_DEFAULT_IPV6,
 )
 from appliance.netstack.timers import Timer
 from appliance.netstack.wire.tcp import HEADER_BYTES
 
 if TYPE_CHECKING:
     from appliance.netstack.tcp.connection import Connection
+
+_IPV4_KEY_BYTES: Final = 12
 
 
 class PacketSize:
@@ -62,6 +66,12 @@ def segment_size(c: Connection, options: int) -> int:
     if sizes.ceiling is not None:
         most = min(most, sizes.ceiling - path.header_bytes - HEADER_BYTES)
     return most - options
+
+
+def default_mss(key: bytes) -> int:
+    """What a peer takes that does not say (RFC 9293 section 3.7.1): IPv6 promises more. `key`:
+    both addresses and ports of the connection."""
+    return TCP_MSS_DEFAULT if len(key) == _IPV4_KEY_BYTES else TCP_MSS_DEFAULT_IPV6
 
 
 def is_proven(c: Connection) -> bool:

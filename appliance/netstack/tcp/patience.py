@@ -31,6 +31,14 @@ class KeepAlive:
     probes: int = TCP_KEEPALIVE_PROBES
     unanswered: int = 0
 
+    def is_over(self, silent: Instant, user_timeout: Instant | None) -> bool:
+        """Nothing was heard for so long: is the peer gone? A user timeout says how long it may be
+        silent, instead of how many questions there are: both are about the same patience (RFC 5482
+        section 4.2)."""
+        if user_timeout is None:
+            return self.unanswered >= self.probes
+        return self.unanswered > 0 and silent >= user_timeout
+
 
 class PerSecond:
     """So many in each second, and no more (RFC 5961 section 7)."""

@@ -12,6 +12,9 @@ REFUSED: Final = "connection refused"
 
 RESET: Final = "reset by peer"
 
+ANOTHER_SYN: Final = "the peer has begun another one"
+"""Before this one was established; nobody had heard of it."""
+
 NO_ANSWER: Final = "no answer to SYN"
 TIMED_OUT: Final = "timed out"
 USER_TIMEOUT: Final = "user timeout"

@@ -193,9 +193,13 @@ def check_rst(c: Connection, seg: Segment, now: Instant) -> None:
 def check_syn(c: Connection, seg: Segment, now: Instant) -> None:
     """Fourth: SYN. It may be forged; a peer that has restarted answers the challenge with a
     reset."""
-    if seg.flags & SYN:
-        c.challenge(now)
-        raise Drop("tcp.syn_challenged")
+    if not seg.flags & SYN:
+        return
+    if c.state is State.SYN_RECEIVED and c.listener is not None:
+        c.end(reasons.ANOTHER_SYN)  # to LISTEN: the peer has begun anew, and will repeat its SYN
+        raise Drop("tcp.syn_in_syn_received")
+    c.challenge(now)
+    raise Drop("tcp.syn_challenged")
 
 
 def check_ack(c: Connection, seg: Segment, now: Instant) -> None:

@@ -4,8 +4,8 @@ When a listener has too many half-open connections, it keeps no more of them. Wh
 a SYN, it puts into the first sequence number of its answer; the third segment of the handshake
 brings it back, less one.
 
-     31           30-28          27-24            23               22-0
-    generation | MSS (table) | window scale | selective acks | proof: 23 bits
+       31         30-28          27-24        23        22-0
+    generation | MSS (table) | window scale | SACK | proof: 23 bits
 
 The proof is a keyed hash of the connection, the peer's first number and the rest of the cookie. The
 key is made from chance, used for one period, remembered for one more, and forgotten: so a cookie is
@@ -22,13 +22,19 @@ from random import Random
 from typing import Final
 
 from appliance.clock import Instant
-from appliance.limits import TCP_MSS_DEFAULT, TCP_MSS_MIN, TCP_SYN_COOKIE_PERIOD
+from appliance.limits import (
+    TCP_MSS_DEFAULT,
+    TCP_MSS_DEFAULT_IPV6,
+    TCP_MSS_MIN,
+    TCP_SYN_COOKIE_PERIOD,
+)
+from appliance.netstack.tcp.packet_size import default_mss
 from appliance.netstack.tcp.sequence import MASK
 from appliance.netstack.wire.tcp import SYN, Segment
 
-_MSS: Final = (TCP_MSS_MIN, TCP_MSS_DEFAULT, 1220, 1300, 1400, 1440, 1460, 8960)
-"""What a cookie can say; of others the next smaller one is used. 1220, 1440 and 8960: the least MTU
-of IPv6, the usual one, and jumbo frames."""
+_MSS: Final = (TCP_MSS_MIN, TCP_MSS_DEFAULT, TCP_MSS_DEFAULT_IPV6, 1300, 1400, 1440, 1460, 8960)
+"""What a cookie can say; of others the next smaller one is used. The last ones: 1500 bytes in IPv6
+and in IPv4, and jumbo frames."""
 
 _NO_SCALE: Final = 15
 _PROOF: Final = (1 << 23) - 1
@@ -47,9 +53,9 @@ class SynCookies:
         period = self._turn(now)
         if not self._keys[period & 1]:
             self._keys[period & 1] = self._random.randbytes(16)
-        mss = max(bisect_right(_MSS, syn.mss or TCP_MSS_DEFAULT) - 1, 0)
+        mss = max(bisect_right(_MSS, syn.mss or default_mss(connection)) - 1, 0)
         scale = _NO_SCALE if syn.window_scale is None else syn.window_scale
-        said = (period & 1) << 31 | mss << 28 | scale << 24
+        said = (period & 1) << 31 | mss << 28 | scale << 24 | syn.sack_permitted << 23
         return said | self._proof(connection, syn.seq, said)
 
     def syn_of(self, connection: bytes, third: Segment, now: Instant) -> Segment | None:
@@ -64,6 +70,7 @@ class SynCookies:
         syn = Segment(third.source_port, third.destination_port, irs, 0, SYN, third.wnd)
         syn.mss = _MSS[said >> 28 & 7]
         syn.window_scale = None if scale == _NO_SCALE else scale
+        syn.sack_permitted = bool(said & 1 << 23)
         syn.timestamp = third.timestamp
         return syn
 

@@ -20,3 +20,11 @@ def same_bits(one: bytes, other: bytes) -> int:
     2.2: CommonPrefixLen)."""
     differing = int.from_bytes(one, "big") ^ int.from_bytes(other, "big")
     return len(one) * 8 - differing.bit_length()
+
+
+def is_unicast(address: bytes) -> bool:
+    """Could it be the address of one host? (An answer to any other would go to many, or
+    nowhere.)"""
+    if len(address) != IPV4_BYTES:
+        return address[0] != 0xFF and any(address)
+    return 0 < address[0] < 224 and address[0] != 127

@@ -187,3 +187,12 @@ def test_a_death_after_the_peers_fin_is_told_too(wire: Wire) -> None:
     assert wire.app.endings == [None]
     assert told == [reasons.RESET]
     wire.after(100 * MILLISECOND).quiet()
+
+
+@pytest.mark.parametrize("address", ["e0000001", "ffffffff", "00000000", "7f000001"])
+def test_a_destination_that_is_no_host_is_refused(wire: Wire, address: str) -> None:
+    """RFC 9293 MUST-46."""
+    wire.path.destination = bytes.fromhex(address)
+    with pytest.raises(CannotConnect):
+        open_one(wire)
+    wire.quiet()

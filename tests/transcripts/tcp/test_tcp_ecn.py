@@ -122,6 +122,14 @@ def test_a_mark_outside_the_window_is_ignored(wire: Wire) -> None:
     wire.peer(PSH | ACK, seq=100_000, ack=1, text=b"a", ecn=CE).ours(ACK, ack=1)
 
 
+def test_a_selective_acknowledgement_carries_the_echo_too(wire: Wire) -> None:
+    """RFC 3168 section 6.1.3: every segment does."""
+    wire.established(ecn=True, sacks=True)
+    wire.peer(PSH | ACK, seq=10, ack=1, text=b"later", ecn=CE)
+    answer = wire.ours(ACK | ECE, ack=1)
+    assert answer.sack
+
+
 # --- the data sender (6.1.2) ---------------------------------------------------------------------
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from appliance.clock import SECOND
+from appliance.clock import MILLISECOND, SECOND
 from appliance.limits import TCP_GIVE_UP_AFTER, TCP_KEEPALIVE_IDLE
 from appliance.netstack.tcp.patience import KeepAlive
 from appliance.netstack.tcp.state import State
-from appliance.netstack.wire.tcp import ACK, FIN, PSH, RST, SYN
+from appliance.netstack.wire.tcp import ACK, FIN, PSH, RST, SYN, parse
 from tests.transcripts.tcp_wire import Wire
 
 
@@ -180,3 +180,76 @@ def test_calls_before_the_connection_is_established_are_kept(wire: Wire) -> None
     wire.quiet()
     wire.peer(SYN | ACK, seq=0, ack=1)
     wire.ours(PSH | ACK, seq=1, ack=1, text=b"early")
+
+
+def test_a_peer_that_owes_an_acknowledgement_is_not_asked(wire: Wire) -> None:
+    """RFC 9293 MUST-26: keep-alives are for when nothing is outstanding; the retransmission timer
+    asks already."""
+    wire.established()
+    wire.user.keep_alive(KeepAlive(idle=10 * SECOND, interval=10 * SECOND, probes=2))
+    wire.user.send([b"text"])
+    wire.ours(PSH | ACK, seq=1, text=b"text")
+    wire.after(TCP_GIVE_UP_AFTER - SECOND)
+    assert {parse(p, 0, len(p)).seq for p, _ in wire.path.sent} == {wire.user.snd.iss + 1}
+    wire.ignore().state(State.ESTABLISHED)
+    wire.after(120 * SECOND).ignore()
+    assert wire.app.endings == ["timed out"]
+
+
+def test_a_closed_window_is_probed_and_not_asked(wire: Wire) -> None:
+    """RFC 9293 MUST-26: the probes of the window are questions enough."""
+    wire.established()
+    wire.user.keep_alive(KeepAlive(idle=10 * SECOND, interval=10 * SECOND, probes=2))
+    wire.peer(ACK, seq=1, ack=1, window=0)
+    wire.user.send([b"x"])
+    for _ in range(20):
+        wire.after(30 * SECOND)
+        assert all(parse(p, 0, len(p)).text for p, _ in wire.path.sent)
+        wire.ignore().peer(ACK, seq=1, ack=1, window=0)
+    wire.state(State.ESTABLISHED)
+
+
+@pytest.mark.parametrize(("timeout", "probes"), [(15, 1), (45, 4), (120, 11)])
+def test_a_user_timeout_says_how_long_keepalives_go_on(
+    wire: Wire, timeout: int, probes: int
+) -> None:
+    """RFC 5482 section 4.2: the two must not contradict each other; the number of probes gives
+    way."""
+    wire.established()
+    wire.user.user_timeout = timeout * SECOND
+    wire.user.keep_alive(KeepAlive(idle=10 * SECOND, interval=10 * SECOND, probes=3))
+    wire.after(timeout * SECOND - 1)
+    for _ in range(probes):
+        wire.ours(ACK, seq=0)
+    wire.quiet().state(State.ESTABLISHED)
+    wire.after(10 * SECOND)
+    wire.ignore()
+    assert wire.app.endings == ["keep-alive: no answer"]
+
+
+def test_the_user_timeout_is_kept_to_the_point(wire: Wire) -> None:
+    """RFC 5482 section 3: not at the next retransmission, which may be a minute later."""
+    wire.established()
+    wire.user.user_timeout = 1000 * MILLISECOND
+    wire.user.send([b"x"])
+    wire.after(999 * MILLISECOND).ignore().state(State.ESTABLISHED)
+    wire.after(1 * MILLISECOND).ours(RST | ACK)
+    assert wire.app.endings == ["user timeout"]
+
+
+def test_the_user_timeout_of_an_open_that_is_not_answered(wire: Wire) -> None:
+    """RFC 9293 section 3.9.1.1: OPEN takes a timeout, too."""
+    wire.connecting()
+    wire.user.user_timeout = 2500 * MILLISECOND
+    wire.after(2499 * MILLISECOND).ignore().state(State.SYN_SENT)
+    wire.after(1 * MILLISECOND).quiet()
+    assert wire.app.endings == ["no answer to SYN"]
+
+
+def test_a_cork_does_not_hold_text_for_ever(wire: Wire) -> None:
+    """RFC 9293 MUST-61: text is not buffered indefinitely; a retransmission timeout is enough."""
+    wire.established()
+    wire.user.corked = True
+    wire.user.send([b"part"])
+    wire.after(199 * MILLISECOND).quiet()
+    wire.after(1 * MILLISECOND).ours(PSH | ACK, seq=1, text=b"part")

@@ -321,37 +321,6 @@ def test_a_reset_does_not_end_time_wait(wire: Wire) -> None:
     wire.state(State.TIME_WAIT)
 
 
-def test_a_newer_syn_takes_the_place_of_time_wait(wire: Wire) -> None:
-    """RFC 6191: and our numbers begin beyond the old ones."""
-    until_time_wait(wire)
-    old = wire.our_isn
-    assert old is not None
-    wire.peer(SYN, seq=70_000)
-    answer = wire.ours(SYN | ACK, ack=70_001)
-    assert 2 < answer.seq - old < 1 << 20
-    wire.peer(ACK, seq=70_001, ack=1)
-    wire.state(State.ESTABLISHED)
-
-
-def test_an_older_syn_does_not_take_the_place_of_time_wait(wire: Wire) -> None:
-    """RFC 6191: it may be a duplicate of the connection before."""
-    until_time_wait(wire)
-    wire.peer(SYN, seq=-70_000)
-    wire.ours(ACK, seq=2, ack=2)
-    wire.state(State.TIME_WAIT)
-
-
-def test_a_newer_timestamp_takes_the_place_of_time_wait(wire: Wire) -> None:
-    """RFC 6191 section 2: though the sequence number is lower."""
-    wire.established(stamp=1000)
-    wire.user.close()
-    wire.ours(FIN | ACK, seq=1, ack=1)
-    wire.peer(FIN | ACK, seq=1, ack=2)
-    wire.ours(ACK, seq=2, ack=2)
-    wire.peer(SYN, seq=-70_000, stamp=(1001, 0))
-    wire.ours(SYN | ACK, ack=-69_999)
-
-
 def test_a_repeated_syn_gets_the_same_answer(wire: Wire) -> None:
     """RFC 9293 section 3.10.7.4: no second connection, and the same sequence number."""
     wire.peer(SYN, seq=0)
@@ -372,6 +341,19 @@ def test_our_answer_to_a_syn_is_repeated(wire: Wire) -> None:
     assert not wire.tcp.connections
     assert not wire.listener.half_open
     assert wire.timers.next_deadline is None
+
+
+def test_another_syn_before_the_handshake_is_over_begins_anew(wire: Wire) -> None:
+    """RFC 9293 section 3.10.7.4, fourth step: in SYN-RECEIVED after a passive OPEN, back to
+    LISTEN. The peer has restarted, and repeats its new SYN."""
+    wire.peer(SYN, seq=0)
+    wire.ours(SYN | ACK, seq=0, ack=1)
+    wire.peer(SYN, seq=500)
+    wire.quiet()
+    assert not wire.tcp.connections
+    wire.peer(SYN, seq=500)
+    wire.ours(SYN | ACK, ack=501)
+    assert wire.app.endings == []
 
 
 def test_a_wrong_acknowledgement_of_our_syn_is_reset(wire: Wire) -> None:

@@ -9,7 +9,9 @@ import pytest
 from appliance.clock import SECOND
 from appliance.limits import TCP_SYN_COOKIE_PERIOD, TCP_SYN_RECEIVED_MAX
 from appliance.netstack.tcp.connection import Connection
+from appliance.netstack.tcp.packet_size import default_mss
 from appliance.netstack.tcp.state import State
+from appliance.netstack.tcp.syn_cookies import SynCookies
 from appliance.netstack.wire.tcp import ACK, CWR, ECE, FIN, PSH, RST, SYN, Segment
 from tests.transcripts.tcp_wire import PEER_PORT, Wire
 
@@ -97,6 +99,26 @@ def test_timestamps_are_used_as_the_third_segment_has_them(flooded: Wire) -> Non
     answer = flooded.ours(PSH | ACK, text=b"x")
     assert answer.timestamp is not None and answer.timestamp[1] == 1000
     assert answer.timestamp[0] >= flooded.stamp[1] if flooded.stamp else False
+
+
+@pytest.mark.parametrize("permitted", [False, True])
+def test_the_cookie_remembers_selective_acknowledgements(flooded: Wire, permitted: bool) -> None:
+    """RFC 2018 section 2: used if both SYNs had the option."""
+    flooded.peer(SYN, seq=0, mss=1460, sacks=permitted)
+    assert flooded.ours(SYN | ACK).sack_permitted == permitted
+    flooded.peer(ACK, seq=1, ack=1)
+    assert last(flooded).sacks == permitted
+
+
+def test_without_an_mss_ipv6_promises_more() -> None:
+    """RFC 9293 section 3.7.1 (MUST-15)."""
+    assert default_mss(bytes(2 * 4 + 4)) == 536
+    assert default_mss(bytes(2 * 16 + 4)) == 1220
+    cookies = SynCookies(Random(1))
+    for key, expected in ((bytes(12), 536), (bytes(36), 1220)):
+        cookie = cookies.make(key, Segment(1, 2, 5, 0, SYN, 0), SECOND)
+        syn = cookies.syn_of(key, Segment(1, 2, 6, cookie + 1, ACK, 0), SECOND)
+        assert syn is not None and syn.mss == expected
 
 
 def test_ecn_is_not_agreed_to_with_a_cookie(flooded: Wire) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from appliance.clock import MILLISECOND, SECOND
+from appliance.netstack.tcp.patience import KeepAlive
+from appliance.netstack.tcp.sequence import MASK
 from appliance.netstack.tcp.state import State
 from appliance.netstack.wire.tcp import ACK, PSH, RST, SYN
 from tests.transcripts.tcp_wire import Wire
@@ -153,3 +157,28 @@ def test_each_connection_has_its_own_time(wire: Wire) -> None:
         assert answer.timestamp is not None
         stamps.append(answer.timestamp[0])
     assert len({stamp >> 16 for stamp in stamps}) == 3
+
+
+@pytest.mark.parametrize("end", ["abort", "unread text", "timeout"])
+def test_a_reset_of_ours_has_a_timestamp(wire: Wire, end: str) -> None:
+    """RFC 7323 section 3.2: a peer with PAWS may want one, though none has to."""
+    wire.established(stamp=100)
+    if end == "abort":
+        wire.user.abort()
+    elif end == "unread text":
+        wire.user.pause()
+        wire.peer(PSH | ACK, seq=1, ack=1, text=b"unread")
+        wire.user.close()
+    else:
+        wire.user.keep_alive(KeepAlive(idle=SECOND, interval=SECOND, probes=1))
+        wire.after(SECOND).ours(ACK, seq=0)
+        wire.after(SECOND)
+    reset = wire.ours(RST | ACK, seq=1)
+    expected = wire.now // MILLISECOND + wire.tcp.stamp_base(wire.key) & MASK
+    assert reset.timestamp == (expected, 100)
+
+
+def test_a_reset_of_no_connection_has_none(wire: Wire) -> None:
+    """There is nothing to tell of: whose clock should it be?"""
+    wire.peer(ACK, seq=5, ack=7, stamp=(1, 2))
+    assert wire.ours(RST).timestamp is None
