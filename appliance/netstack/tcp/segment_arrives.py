@@ -314,8 +314,6 @@ def process_text(c: Connection, seg: Segment) -> None:
         c.counters["tcp.text_after_close"] += 1
         c.abort()
         raise Drop("tcp.aborted")
-    if c.ecn is not None:
-        ecn.text_arrives(c, seg)
     text = memoryview(seg.text)
     if seg.seq < rcv.nxt:
         rcv.report.again(seg.seq, min(seg.seq + len(text), rcv.nxt))
@@ -332,6 +330,8 @@ def process_text(c: Connection, seg: Segment) -> None:
         at_once = True
     if at_once:
         rcv.acks_owed += 1
+    if c.ecn is not None:
+        ecn.text_arrives(c, seg)
     c.mark()
 
 
