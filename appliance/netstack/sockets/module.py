@@ -34,8 +34,7 @@ from appliance.netstack.sockets.ports import TcpPorts, UdpPorts
 from appliance.netstack.sockets.runner import Runner
 from appliance.netstack.sockets.stream import Stream
 from appliance.netstack.sockets.tls import TlsSocket
-from appliance.netstack.tcp.host import is_unicast
-from appliance.netstack.wire.address import IPV4_BYTES
+from appliance.netstack.wire.address import IPV4_BYTES, is_unicast
 
 _LIMITED_BROADCAST: Final = b"\xff" * 4
 
