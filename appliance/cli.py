@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from appliance import trace
 from appliance.fsimage.durability import Durability
-from appliance.ifconf import MTU_DEFAULT, ConfigError, interface_config
+from appliance.ifconf import HOSTNAME_DEFAULT, MTU_DEFAULT, ConfigError, interface_config
 from appliance.machine import (
     Machine,
     MachineError,
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 LOG_LEVELS = ("debug", "info", "warning", "error")
 NFSD_THREADS_DEFAULT, NFSD_THREADS_MAX = 4, 64
 MOUNT_OPTIONS = {("ro", ""), ("partition", "="), ("overlay", ""), ("overlay", "=")}
+ADDRESS_LOOK = 0.02
+ADDRESS_LOOKS_TOLD = 250
+"""While there is no address: seconds between two looks, and after how many the user is told."""
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}
 
 DESCRIPTION = (
@@ -64,6 +67,7 @@ signals:
 examples:
   rumpnfsd --tap tap0 --ip 10.0.0.5 --image fs.img
   rumpnfsd --ip 10.0.0.5/16 --memory 1G --directory /srv/data@/data,ro --exports exports.conf
+  rumpnfsd --tap tap0 --ip dhcp --image fs.img
   rumpnfsd --check-exports exports.conf
   rumpnfsd --ip 10.0.0.5 --image fs.img,overlay=changes --control /run/nfs.ctl
   rumpnfsd --ip 10.0.0.5 --memory 1G --pcap run.pcapng --fault drop=1%,delay=20ms,seed=7
@@ -114,9 +118,14 @@ def parser() -> Parser:
     link = network.add_mutually_exclusive_group()
     link.add_argument("--tap", metavar="NAME", help="the TAP interface; made if need be (tap0)")
     link.add_argument("--tap-fd", metavar="N", type=int, help="a TAP that is open already")
-    network.add_argument("--ip", metavar="ADDR[/LEN]", help="the address of the server (/24)")
+    network.add_argument(
+        "--ip", metavar="ADDR[/LEN]|dhcp", help="the address of the server (/24), or who has one"
+    )
     network.add_argument("--gateway", metavar="ADDR", help="the router to other networks")
     network.add_argument("--mac", metavar="MAC", help="Ethernet address (made of the IP address)")
+    network.add_argument(
+        "--hostname", metavar="NAME", default=HOSTNAME_DEFAULT, help="told to a DHCP server"
+    )
     network.add_argument("--mtu", metavar="N", type=int, default=MTU_DEFAULT, help="(1500)")
     host = network.add_mutually_exclusive_group()
     host.add_argument(
@@ -312,6 +321,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
             mtu=options.mtu,
             host_ip=options.host_ip,
             no_host_ip=options.no_host_ip or options.tap_fd is not None,
+            hostname=options.hostname,
+            machine=this_machine() if options.mac is None else "",
         ),
         tap_fd=options.tap_fd,
         offload=not options.no_offload,
@@ -323,6 +334,11 @@ def settings_of(options: argparse.Namespace) -> Settings:
         control=options.control,
         faults=tuple(fault_rule(text) for text in options.fault),
     )
+
+
+def this_machine() -> str:
+    """What tells this host, and this network namespace of it, from others."""
+    return f"{os.uname().nodename} {os.stat('/proc/self/ns/net').st_ino}"
 
 
 def check_exports(path: Path) -> int:
@@ -341,27 +357,62 @@ def serve(settings: Settings, ready_fd: int | None) -> int:
     try:
         for remark in machine.remarks():
             print(f"note: {remark}", file=sys.stderr)
+        if not wait_for_address(machine):
+            return 0
         print(machine.ready_line(), flush=True)
         if ready_fd is not None:
             tell_ready(ready_fd)
         notify("READY=1")
-        obey_signals(machine)
+        if obey_signals_while_probing(machine):
+            obey_signals(machine)
         notify("STOPPING=1")
     finally:
         machine.stop()
     return 0
 
 
+def wait_for_address(machine: Machine) -> bool:
+    """Until the machine has one, and say from time to time what it waits for. It serves at once
+    when there is one, however late. False: it was told to stop meanwhile."""
+    looks = 0
+    while not machine.addressing.has_address:
+        number = signal.sigtimedwait(SIGNALS, ADDRESS_LOOK)
+        if number is not None and not obey(machine, number.si_signo):
+            return False
+        looks += 1
+        if looks % ADDRESS_LOOKS_TOLD == 0:
+            waits_for = machine.addressing.waits_for
+            print(f"note: still without an address: {waits_for}", file=sys.stderr, flush=True)
+            notify(f"STATUS=without an address: {waits_for}")
+    return True
+
+
+def obey_signals_while_probing(machine: Machine) -> bool:
+    """For half a second: a host that has our address, and was slow to say so, ends us. StartError.
+    False: a signal says stop."""
+    while machine.addressing.is_probing:
+        number = signal.sigtimedwait(SIGNALS, ADDRESS_LOOK)
+        if number is not None and not obey(machine, number.si_signo):
+            return False
+        machine.check_addresses()
+    return True
+
+
 def obey_signals(machine: Machine) -> None:
     """Until one of them says stop."""
-    while True:
-        number = signal.sigwait(SIGNALS)
-        if number == signal.SIGHUP:
-            machine.reload()
-        elif number == signal.SIGUSR1:
-            machine.log_counters()
-        else:
-            return
+    while obey(machine, signal.sigwait(SIGNALS)):
+        pass
+
+
+def obey(machine: Machine, number: int) -> bool:
+    """False: it says stop."""
+    if number == signal.SIGHUP:
+        machine.reload()
+    elif number == signal.SIGUSR1:
+        machine.log_counters()
+    else:
+        return False
+    return True
 
 
 def tell_ready(fd: int) -> None:

@@ -88,11 +88,58 @@ ARP_LOCKED_FOR: Final = 1 * SECOND
 ARP_PROBE_AFTER: Final = 200 * MILLISECOND
 """Time between our probes at the start. RFC 5227 has 1 to 2 s; a test server may live shorter."""
 
+ARP_START_WAITS: Final = 20 * MILLISECOND
+"""How long the start waits for somebody who has our address to say so: most answer within one, and
+our users start a server for every test."""
+
+ARP_CLAIMED_AFTER: Final = 200 * MILLISECOND
+"""From the last probe until an address is ours (RFC 5227: ANNOUNCE_WAIT, 2 s); see above."""
+
 ARP_ANNOUNCE_AFTER: Final = 2 * SECOND
 """Time between our two announcements (RFC 5227: ANNOUNCE_INTERVAL)."""
 
 ARP_DEFEND_AFTER: Final = 10 * SECOND
 """Time between two defences of our address (RFC 5227: DEFEND_INTERVAL)."""
+
+DHCP_MESSAGE_BYTES_MAX: Final = 1472
+"""A DHCP message in one frame at the usual MTU; servers are told, and need a third of it."""
+
+DHCP_WAITING_MAX: Final = 16
+"""Answers that wait for the client: of as many servers. They wait for no time at all."""
+
+DHCP_RETRY_AFTER: Final = 4 * SECOND
+DHCP_RETRY_AFTER_MAX: Final = 64 * SECOND
+DHCP_RETRY_JITTER: Final = 1 * SECOND
+"""RFC 2131 section 4.1: until a message is sent again, at first; at most, after doubling; and so
+much more or less by chance."""
+
+DHCP_REQUEST_TRIES: Final = 4
+"""Requests for an address that was offered, in a minute, before the client looks for another offer
+(RFC 2131 section 3.1 (5))."""
+
+DHCP_REBOOT_TRIES: Final = 2
+"""Requests for the address of an earlier life, in twelve seconds."""
+
+DHCP_EXTEND_AFTER_MIN: Final = 60 * SECOND
+"""Between two requests to extend a lease (RFC 2131 section 4.4.5)."""
+
+DHCP_DECLINED_FOR: Final = 10 * SECOND
+"""How long after a DHCPDECLINE the client starts over (RFC 2131 section 3.1 (5))."""
+
+DHCP_DECLINED_OFTEN: Final = 10
+DHCP_DECLINED_OFTEN_FOR: Final = 60 * SECOND
+"""And when so many addresses in a row were another's (RFC 5227: MAX_CONFLICTS and
+RATE_LIMIT_INTERVAL)."""
+
+DHCP_START_OVER_AFTER: Final = 1 * SECOND
+"""And after a DHCPNAK, doubled with each failure, so that servers in disagreement are not asked in
+a loop; RFC 2131 leaves it open."""
+
+DHCP_RELEASE_WAITS: Final = 500 * MILLISECOND
+"""How long a stop waits for the server's MAC address, to give the address back."""
+
+DHCP_LEASE_MIN: Final = 4 * SECOND
+"""A lease counts as at least so long: what is over at once could not be renewed."""
 
 PATHS_MAX: Final = 1024
 """Destinations whose headers are kept ready; the one not used for longest gives way."""
@@ -260,6 +307,7 @@ SOCKET_BACKLOG_MAX: Final = 4096
 SOCKET_PIECE_BYTES_MIN: Final = 256
 """What one piece of waiting text, or one datagram, is charged at least."""
 
+assert DHCP_RETRY_JITTER < DHCP_RETRY_AFTER <= DHCP_RETRY_AFTER_MAX
 assert TCP_RTO_INITIAL <= TCP_RTO_AFTER_SYN_LOSS <= TCP_RTO_MAX < TCP_GIVE_UP_AFTER
 assert TCP_DELAYED_ACK < TCP_RTO_MIN
 assert TCP_RECEIVE_BYTES_FIRST < TCP_RECEIVE_BYTES < TCP_RECEIVE_TOTAL_BYTES_MAX

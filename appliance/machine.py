@@ -23,22 +23,25 @@ from logging import ERROR, INFO, WARNING
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from appliance.addressing import Addressing, host_config
 from appliance.clock import MILLISECOND, SECOND, Clock, Instant, SystemClock
 from appliance.exports import ExportsFile, HostResolver, Problem, Severity, broken
 from appliance.fsimage.durability import Durability
 from appliance.fsimage.errors import ImageError
 from appliance.ifconf import ConfigError, InterfaceConfig
 from appliance.limits import (
+    ARP_START_WAITS,
     CLIENT_IDLE_MAX,
     CLIENT_PROBE_INTERVAL,
     CLIENT_PROBES,
+    DHCP_RELEASE_WAITS,
     STOP_GRACE,
 )
 from appliance.mountd.service import Mountd
 from appliance.netstack.driver import FaultyDriver, StackDriver
 from appliance.netstack.link.interface import ClosableLink, LinkError
 from appliance.netstack.link.tap import TapLink
-from appliance.netstack.stack import HostConfig, Stack
+from appliance.netstack.stack import Stack
 from appliance.netstack.tcp.connection import Connection
 from appliance.netstack.tcp.patience import KeepAlive
 from appliance.netstack.udp import UdpSocket
@@ -148,13 +151,32 @@ class Machine:
             raise
         self._build()
         self._start_threads()
+        self._wait_for_neighbours()
 
     def ready_line(self) -> str:
         """What stdout says when it serves."""
         interface, tap_fd = self._settings.interface, self._settings.tap_fd
         link = interface.tap if tap_fd is None else f"fd {tap_fd}"
         paths = " ".join(os.fsdecode(path) for path, _ in self._exports.table.listing())
-        return f"ready: {interface.address.ip} ({link}) exports: {paths}"
+        return f"ready: {self.addressing} ({link}) exports: {paths}"
+
+    def check_addresses(self) -> None:
+        """StartError: another host has an address that was configured for us. It may be found
+        until `addressing` has done with its probes."""
+        conflict = self.addressing.conflict
+        if conflict is not None:
+            hint = "choose another --ip, or stop that host; arping(8) shows who answers"
+            raise StartError(conflict, hint)
+
+    def _wait_for_neighbours(self) -> None:
+        """Most hosts that have our address answer the first probe at once."""
+        until = self._clock.now() + ARP_START_WAITS
+        self._wait_until(lambda: self.addressing.conflict is not None, until)
+        try:
+            self.check_addresses()
+        except StartError:
+            self.stop()
+            raise
 
     def remarks(self) -> list[str]:
         """What the user may not expect."""
@@ -282,14 +304,10 @@ class Machine:
     def _build(self) -> None:
         """Everything between the link and the file systems."""
         interface = self._settings.interface
-        config = HostConfig.single(
-            mac=interface.mac,
-            address=interface.address.ip.packed,
-            prefix_length=interface.address.network.prefixlen,
-            gateway=interface.gateway.packed if interface.gateway else None,
-            mtu=interface.mtu,
+        self._stack = Stack(
+            self._link, host_config(interface), random=self._random, counters=self.counters
         )
-        self._stack = Stack(self._link, config, random=self._random, counters=self.counters)
+        self.addressing = Addressing(interface, self._stack, self._random, self.counters)
         wire = StackDriver(self._stack, self._link)
         if self._faulty is not None:
             wire = FaultyDriver(self._stack, self._faulty)
@@ -323,11 +341,13 @@ class Machine:
         return TcpTransport(connection, self._rpc)
 
     def _listen_udp(self, port: int) -> None:
-        local = Endpoint(str(self._settings.interface.address.ip), port)
+        addresses = self._stack.ip.addresses
 
         def receive(source: bytes, source_port: int, destination: bytes, data: memoryview) -> None:
             peer = Endpoint(address_text(source), source_port)
-            ours = destination if destination in self._stack.ip.addresses else None
+            ours = destination if destination in addresses else None
+            # What was asked of everybody is answered from the address that suits the asker.
+            local = Endpoint(address_text(ours or addresses.source_for(source) or source), port)
             self._rpc.datagram(UdpTransport(socket, source, peer, local, ours), data)
 
         socket = self._stack.udp.bind(port, receive)
@@ -348,7 +368,7 @@ class Machine:
         if self._control is not None:
             self._bodies.append(("control", self._control.serve))
         with leader.lock:
-            self._stack.start(self._clock.now())
+            self.addressing.start(self._clock.now())
         for filesystem in self._tree.filesystems:
             if filesystem.has_background_work:
                 body = filesystem.run_in_background
@@ -403,6 +423,11 @@ class Machine:
         with leader.lock:
             self._stack.close(now())
         self._wait_until(lambda: self._stack.is_quiet, deadline)
+        with leader.lock:
+            self.addressing.release()
+        self._wait_until(lambda: not self.addressing.is_leaving, now() + DHCP_RELEASE_WAITS)
+        with leader.lock:
+            self.addressing.stop(now())
         leader.stop()
         for queue in self._queues:
             queue.close()

@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from appliance import trace
+from appliance.addressing import host_config
 from appliance.ifconf import ConfigError, InterfaceConfig, interface_config
 from appliance.netstack.link.interface import LinkError
 from appliance.netstack.link.tap import TapLink
 from appliance.netstack.loop import Loop
 from appliance.netstack.sockets import Sockets, installed
-from appliance.netstack.stack import HostConfig, Stack
+from appliance.netstack.stack import Stack
 from appliance.trace import Counters
 from appliance.words import Parser, UsageError, fail
 
@@ -48,6 +49,8 @@ def main(words: Sequence[str] | None = None) -> int:
             host_ip=options.host_ip,
             no_host_ip=options.no_host_ip,
         )
+        if interface.address is None:
+            raise UsageError("here, --ip is an address", "only rumpnfsd asks a DHCP server")
         trace.start()
         link = TapLink(interface.tap, mtu=interface.mtu, host=interface.host)
     except (UsageError, ConfigError) as error:
@@ -87,14 +90,7 @@ def _name(text: str) -> tuple[str, str]:
 
 
 def _stack(link: TapLink, interface: InterfaceConfig) -> Stack:
-    config = HostConfig.single(
-        interface.mac,
-        interface.address.ip.packed,
-        interface.address.network.prefixlen,
-        interface.gateway.packed if interface.gateway else None,
-        interface.mtu,
-    )
-    return Stack(link, config, random=random.SystemRandom(), counters=Counters())
+    return Stack(link, host_config(interface), random=random.SystemRandom(), counters=Counters())
 
 
 def _run(program: Sequence[str], *, is_module: bool) -> int:

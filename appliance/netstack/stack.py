@@ -125,6 +125,18 @@ class Stack:
             connection.close()
         self.flush(now)
 
+    def reset_connections(self, address: bytes, now: Instant) -> None:
+        """Say to all who are connected to one of our addresses that this is over."""
+        for connection in list(self.tcp.connections.values()):
+            if connection.local_address == address:
+                connection.abort()
+        self.flush(now)
+
+    @property
+    def timers(self) -> Timers:
+        """For protocols above that have deadlines of their own."""
+        return self._timers
+
     @property
     def is_quiet(self) -> bool:
         """True: no connection has anything left to say."""

@@ -98,8 +98,10 @@ class Appliance:
         *words: str | Path,
         pcap: bool = True,
         tap: str = "tap0",
+        ip: str = SERVER,
     ) -> None:
         self.netns = netns
+        self._ip = ip
         self.allow_loss = False
         self._words = [str(word) for word in words]
         self._folder = folder
@@ -112,7 +114,7 @@ class Appliance:
     def start(self) -> None:
         """Start (again), and wait until it says that it serves."""
         self._starts += 1
-        words = ["--tap", self._tap, "--ip", SERVER, *self._words]
+        words = ["--tap", self._tap, "--ip", self._ip, *self._words]
         if self._with_pcap:
             self._captures.append(self._folder / f"server-{self._starts}.pcap")
             words += ["--pcap", str(self._captures[-1])]
@@ -136,6 +138,7 @@ class Appliance:
             raise
         finally:
             os.close(ready)
+        self.address = self.stdout.read_text().split()[1]
 
     @property
     def pid(self) -> int:
@@ -175,7 +178,7 @@ class Appliance:
         """tshark finds nothing wrong in what it sent."""
         words = ["--allow-loss"] if self.allow_loss else []
         for capture in self._captures:
-            run(TOP / "tools" / "capture-oracle", capture, SERVER, *words, timeout=300)
+            run(TOP / "tools" / "capture-oracle", capture, self.address, *words, timeout=300)
 
 
 class GuestRun:

@@ -41,9 +41,35 @@ def test_a_gateway_and_a_mac_are_taken_as_written() -> None:
     assert made.mac == bytes.fromhex("02000000002a")
 
 
+def test_with_dhcp_there_is_no_address_and_none_for_the_host() -> None:
+    made = interface_config(ip="dhcp", machine="here")
+    assert (made.address, made.gateway, made.host) == (None, None, None)
+    assert made.hostname == "rumpnfsd"
+    given = interface_config(ip="dhcp", host_ip="10.0.0.1", hostname="files", mac="02:00:00:00:0:9")
+    assert given.host == IPv4Interface("10.0.0.1/24")
+    assert (given.hostname, given.mac) == ("files", bytes.fromhex("020000000009"))
+
+
+def test_with_dhcp_the_mac_is_that_of_this_machine_and_interface() -> None:
+    """So that the server gives the same address after a restart, and another to another."""
+    macs = {
+        interface_config(ip="dhcp", tap=tap, machine=machine).mac
+        for tap in ("tap0", "tap1")
+        for machine in ("here", "there")
+    }
+    assert len(macs) == 4
+    assert interface_config(ip="dhcp", machine="here").mac in macs
+    assert all(not mac[0] & 1 and mac[0] & 2 for mac in macs), "of one station, given locally"
+
+
 @pytest.mark.parametrize(
     "words",
     [
+        {"ip": "dhcp", "gateway": "10.0.0.1"},
+        {"ip": "dhcp", "hostname": "-files"},
+        {"ip": "dhcp", "hostname": "a.b"},
+        {"ip": "dhcp", "hostname": "x" * 64},
+        {"ip": "DHCP"},
         {"ip": "10.0.0"},
         {"ip": "10.0.0.5/33"},
         {"ip": "fd00::5"},

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from random import Random
 
 from appliance.clock import Instant
-from appliance.netstack.ip.addresses import Addresses, HostAddress, HostConfig
+from appliance.netstack.ip.addresses import Addresses, AddressState, HostAddress, HostConfig
 from appliance.netstack.ip.datagram import Datagram
 from appliance.netstack.ip.icmp_error import IcmpError
 from appliance.netstack.ip.paths import Family, Paths
 from appliance.netstack.ip.routes import Route, Routes
+from appliance.netstack.ip.v4.claim import Claimant
 from appliance.netstack.ip.v4.ipv4 import Ipv4
 from appliance.netstack.link.interface import Link
 from appliance.netstack.timers import Timers
@@ -44,6 +45,7 @@ class Internet:
     ) -> None:
         self._mac = config.mac
         self._address_removed = address_removed
+        self._claimants: dict[bytes, Claimant] = {}
         self.addresses = Addresses()
         self.routes = Routes()
         families: dict[int, Family] = {}
@@ -82,11 +84,45 @@ class Internet:
         self._ipv4.claim(made.address, now)
         return True
 
-    def _add(self, made: HostAddress) -> bool:
-        if not self.addresses.add(made):
+    def borrow_address(self, made: HostAddress, claimant: Claimant, now: Instant) -> bool:
+        """One more IPv4 address, which is used when it has been probed for (RFC 5227). `claimant`
+        hears when that is; or, then or later, that another station has it, and removes it. False:
+        it is there already, or there are too many."""
+        if not self._add(made, AddressState.TENTATIVE):
+            return False
+        self._claimants[made.address] = claimant
+        self._ipv4.claim(made.address, now)
+        return True
+
+    def address_is_ours(self, address: bytes, now: Instant) -> None:
+        """A borrowed address may be used from now on."""
+        self.addresses.become(address, AddressState.PREFERRED)
+        self.paths.reroute()
+        self._claimants[address].address_is_ours(address, now)
+
+    def address_is_taken(self, address: bytes, rival: str, now: Instant) -> None:
+        """A borrowed address is another's."""
+        self._claimants[address].address_is_taken(address, rival, now)
+
+    @property
+    def is_resolving(self) -> bool:
+        """True: there are packets that wait until their next hop has been found."""
+        return self._ipv4.neighbours.is_resolving
+
+    def rival(self, address: bytes) -> str | None:
+        """The MAC address of another station that uses this IPv4 address of ours, as text."""
+        return self._ipv4.rival(address)
+
+    def is_probing(self, address: bytes) -> bool:
+        """True: nobody knows yet whether another station uses this IPv4 address of ours."""
+        return self._ipv4.is_probing(address)
+
+    def _add(self, made: HostAddress, state: AddressState = AddressState.PREFERRED) -> bool:
+        if not self.addresses.add(made, state):
             return False
         self.routes.add(made.connected_route)
-        self._ipv4.address_added(made.address)
+        borrowed = state is AddressState.TENTATIVE
+        self._ipv4.address_added(made.address, self if borrowed else None)
         self.paths.reroute()
         return True
 
@@ -96,6 +132,7 @@ class Internet:
         made = self.addresses.remove(address)
         if made is None:
             return False
+        self._claimants.pop(address, None)
         self.routes.remove(made.connected_route)
         self._ipv4.address_removed(address)
         self.paths.reroute()
@@ -121,8 +158,10 @@ class Internet:
         header = EthernetHeader.parse(frame, at)
         if ethernet.is_group(header.source):
             raise BadPacket("ethernet.bad_source")
-        if header.source == self._mac:
-            raise BadPacket("ethernet.own_source")  # a loop on the link, or a stolen MAC
+        if header.source == self._mac:  # a loop on the link, or a stolen MAC
+            if header.ethertype == ethernet.TYPE_ARP:
+                self._ipv4.own_arp_arrives(frame, at + ethernet.HEADER_BYTES, now)
+            raise BadPacket("ethernet.own_source")
         if header.destination not in (self._mac, ethernet.BROADCAST):
             raise BadPacket("ethernet.not_for_us")
         at += ethernet.HEADER_BYTES

@@ -150,6 +150,11 @@ class NeighbourTable(ABC):
     def __len__(self) -> int:
         return len(self._known)
 
+    @property
+    def is_resolving(self) -> bool:
+        """True: somebody is being asked for, and packets wait for the answer."""
+        return bool(self._resolving)
+
     def mac_of(self, address: bytes) -> bytes | None:
         """What the table says."""
         neighbour = self._known.get(address)

@@ -12,7 +12,7 @@ from appliance.netstack.ip.fragments import Reassembly
 from appliance.netstack.ip.icmp_error import IcmpError
 from appliance.netstack.ip.path import DatagramPath, PathTo
 from appliance.netstack.ip.v4.arp import Arp
-from appliance.netstack.ip.v4.claim import Claim
+from appliance.netstack.ip.v4.claim import Claim, Claimant, Stage
 from appliance.netstack.ip.v4.icmp import Icmp
 from appliance.netstack.ip.v4.path import Ipv4Path
 from appliance.netstack.ip.v4.subnet import Subnets
@@ -63,16 +63,30 @@ class Ipv4:
 
     # --- our addresses ----------------------------------------------------------------
 
-    def address_added(self, address: bytes) -> None:
-        """An address has become ours."""
+    def address_added(self, address: bytes, claimant: Claimant | None = None) -> None:
+        """An address has become ours, or will be, when nobody else turns out to have it."""
         self._subnets.refresh()
         self._claims[address] = Claim(
-            self._mac, address, self.neighbours, self._timers, self._random, self._counters
+            self._mac,
+            address,
+            self.neighbours,
+            self._timers,
+            self._random,
+            self._counters,
+            claimant,
         )
 
     def claim(self, address: bytes, now: Instant) -> None:
         """Tell the link that an address is ours, and hear who disagrees."""
         self._claims[address].start(now)
+
+    def rival(self, address: bytes) -> str | None:
+        """The MAC address of another station that uses this address of ours."""
+        return self._claims[address].rival
+
+    def is_probing(self, address: bytes) -> bool:
+        """True: nobody knows yet whether another station uses this address of ours."""
+        return self._claims[address].stage is Stage.PROBING
 
     def address_removed(self, address: bytes) -> None:
         """An address is not ours any more."""
@@ -104,10 +118,15 @@ class Ipv4:
         if packet.sender_mac == self._mac:
             raise BadPacket("arp.own_sender")
         for claim in list(self._claims.values()):
-            if claim.disputed_by(packet):
-                claim.defend(packet, now)
+            claim.hears(packet, now)
         if packet.sender_address not in self._addresses:
             self.neighbours.arrives(packet, now)
+
+    def own_arp_arrives(self, frame: bytes, at: int, now: Instant) -> None:
+        """An ARP packet in a frame from our own MAC address."""
+        packet = ArpPacket.parse(frame, at)
+        for claim in list(self._claims.values()):
+            claim.hears_our_mac(packet, now)
 
     def arrives(
         self, frame: bytes, at: int, offload: VnetHeader, broadcast: bool, now: Instant
