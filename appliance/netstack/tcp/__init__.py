@@ -17,7 +17,13 @@ ranges.py           sets of sequence numbers
 undo.py             retransmissions that were needless (RFC 3522, 4015)
 congestion.py       how much may be in flight, behind an interface; NewReno (RFC 5681)
 cubic.py            CUBIC (RFC 9438); which algorithms there are
+packet_size.py      the effective MSS, path MTUs, black holes (RFC 1191, 2923, 5927)
+ecn.py              marks of routers (RFC 3168)
+patience.py         how long to wait for a silent peer, how often to answer a noisy one
 listener.py         passive open
+syn_cookies.py      ... of more peers than can be remembered (RFC 4987)
+active_open.py      active open; source ports (RFC 6056)
+reasons.py          why a connection is over
 state.py            the states, figure 5
 sequence.py         the one place where sequence numbers wrap
 """
