@@ -151,6 +151,11 @@ class Internet:
         self.routes.remove(route)
         self.paths.reroute()
 
+    def is_group(self, address: bytes) -> bool:
+        """It means many hosts: a broadcast address, or a group."""
+        family = self._families.get(len(address))
+        return family is not None and family.group_mac(address) is not None
+
     # --- packets in ---------------------------------------------------------------------
 
     def frame_arrives(self, frame: bytes, at: int, offload: VnetHeader, now: Instant) -> None:

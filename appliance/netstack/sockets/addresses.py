@@ -98,7 +98,8 @@ def getaddrinfo(
     for one, text in _hosts(names, host, family, flags):
         for kind, protocol in _PROTOCOLS.items():
             if type in (0, kind) and proto in (0, protocol):
-                canonical = (host or "") if flags & socket.AI_CANONNAME else ""
+                wants_name = flags & socket.AI_CANONNAME and not found
+                canonical = host or "" if wants_name else ""
                 wire = socket.inet_pton(one, text)
                 found.append((one, kind, protocol, canonical, show(one, wire, number)))
     if not found:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from appliance.limits import DATAGRAM_BYTES_MAX, SOCKET_PIECE_BYTES_MIN
 from appliance.netstack.sockets.endpoint import Endpoint
-from appliance.netstack.sockets.errors import error
+from appliance.netstack.sockets.errors import error, number_of
 from appliance.netstack.sockets.options import Options
 from appliance.netstack.sockets.ports import Binding, Receives, UdpPorts
 from appliance.netstack.sockets.runner import Runner
@@ -69,11 +69,11 @@ class Datagrams(Endpoint):
         self._queue.append((data, (source, port)))
         self.changed()
 
-    def refused(self, number: int) -> None:
-        """ICMP says that what we sent did not arrive. It is the next call that fails, on a socket
-        that is connected (RFC 1122 section 4.1.3.3)."""
-        if self.remote is not None:
-            self._pending = number
+    def refused(self, destination: bytes, port: int, reason: str) -> None:
+        """ICMP says that what we sent there did not arrive. It is the next call that fails, on a
+        socket that is connected (RFC 1122 section 4.1.3.3)."""
+        if self.remote == (destination, port):
+            self._pending = number_of(reason)
             self.changed()
 
     def take(self, peek: bool = False) -> tuple[memoryview, Place] | None:

@@ -22,7 +22,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any
 from weakref import WeakSet
 
 from appliance.netstack.sockets import addresses
@@ -35,8 +35,6 @@ from appliance.netstack.sockets.runner import Runner
 from appliance.netstack.sockets.stream import Stream
 from appliance.netstack.sockets.tls import TlsSocket
 from appliance.netstack.wire.address import IPV4_BYTES, is_unicast
-
-_LIMITED_BROADCAST: Final = b"\xff" * 4
 
 
 class Sockets:
@@ -140,7 +138,7 @@ class Sockets:
     def is_ours(self, address: bytes) -> bool:
         """An address to bind to."""
         ip = self.runner.stack.ip
-        return address in ip.addresses or self._is_broadcast(address)
+        return address in ip.addresses or ip.is_group(address)
 
     def source_for(self, destination: bytes) -> bytes | None:
         """Which of our addresses speaks with this one."""
@@ -151,31 +149,20 @@ class Sockets:
         ip = self.runner.stack.ip
         if not is_unicast(destination) or self.source_for(destination) is None:
             raise error(errno.ENETUNREACH)
+        if ip.is_group(destination):
+            raise error(errno.ENETUNREACH)
         if destination in ip.addresses or ip.path_to(destination).leads_nowhere:
             raise error(errno.ENETUNREACH)  # there is no loopback
 
     def check_destination(self, destination: bytes, may_broadcast: bool) -> None:
         """OSError: no datagram can be sent there."""
-        if self._is_broadcast(destination):
-            if not may_broadcast:
-                raise error(errno.EACCES)
-            return
-        has_address = self.source_for(destination) is not None
-        if not has_address or self.runner.stack.ip.path_to(destination).leads_nowhere:
+        ip = self.runner.stack.ip
+        if self.source_for(destination) is None:
             raise error(errno.ENETUNREACH)
-
-    def _is_broadcast(self, address: bytes) -> bool:
-        if len(address) != IPV4_BYTES:
-            return False
-        if address == _LIMITED_BROADCAST:
-            return True
-        for ours in self.runner.stack.ip.addresses:
-            host_bits = 8 * len(ours.address) - ours.prefix_length
-            if len(ours.address) == IPV4_BYTES and host_bits >= 2:  # RFC 3021
-                last = int.from_bytes(ours.network, "big") | (1 << host_bits) - 1
-                if address == last.to_bytes(4, "big"):
-                    return True
-        return False
+        if ip.is_group(destination) and len(destination) == IPV4_BYTES and not may_broadcast:
+            raise error(errno.EACCES)
+        if ip.path_to(destination).leads_nowhere:
+            raise error(errno.ENETUNREACH)
 
 
 @contextmanager

@@ -70,6 +70,8 @@ class Receives(Protocol):
 
     def arrived(self, source: bytes, port: int, data: memoryview) -> None: ...
 
+    def refused(self, destination: bytes, port: int, reason: str) -> None: ...
+
 
 class _Table(ABC, Generic[Held]):
     """The bindings of one protocol."""
@@ -199,6 +201,7 @@ class UdpPorts(_Table[Receives]):
             except PortInUse:
                 super().release(binding)
                 raise error(errno.EADDRINUSE) from None
+            made.error_arrives = partial(self._refused, binding.port)
             self._sockets[binding.port] = made
         binding.holder = holder
         return made
@@ -217,6 +220,11 @@ class UdpPorts(_Table[Receives]):
             self._stack.counters["udp.no_socket"] += 1
         else:
             found.arrived(source, source_port, data)
+
+    def _refused(self, port: int, destination: bytes, remote_port: int, reason: str) -> None:
+        for binding in self._bound.get(port, ()):
+            if binding.holder is not None:
+                binding.holder.refused(destination, remote_port, reason)
 
     def release(self, binding: Binding[Receives]) -> None:
         """Let go of the port."""

@@ -174,7 +174,7 @@ def test_a_link_that_takes_nothing_is_counted() -> None:
 
 def test_a_destination_without_a_way_is_counted() -> None:
     nets = Nets(config=HostConfig.single(OUR_MAC, OUR_ADDRESS, 24))
-    for nowhere in (bytes([192, 0, 2, 1]), bytes([10, 0, 0, 255]), bytes(4)):
+    for nowhere in (bytes([192, 0, 2, 1]), bytes([10, 0, 0, 0]), bytes(4)):
         path = nets.paths.to(nowhere)
         path.send_tcp(tcp_header(path, 0), [], 0, 1460)
     assert nets.counters == {"ip.no_route": 3}

@@ -22,7 +22,6 @@ from appliance.netstack.wire import vnet
 from appliance.netstack.wire.arp import ArpPacket
 from appliance.netstack.wire.errors import BadPacket
 from appliance.netstack.wire.ipv4 import (
-    LIMITED_BROADCAST,
     PROTOCOL_ICMP,
     PROTOCOL_TCP,
     PROTOCOL_UDP,
@@ -108,7 +107,7 @@ class Ipv4:
 
     def group_mac(self, destination: bytes) -> bytes | None:
         """The MAC address of a destination that is everybody; None: it is a host."""
-        return b"\xff" * 6 if destination == LIMITED_BROADCAST else None
+        return b"\xff" * 6 if destination in self._subnets.broadcasts else None
 
     # --- packets in -------------------------------------------------------------------
 
