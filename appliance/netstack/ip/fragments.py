@@ -105,9 +105,12 @@ class Flow:
         return self.text_bytes == self.end  # F1: no overlap, so no gap
 
     def packet(self) -> bytes:
-        """The datagram as one packet, as if it had never been cut."""
+        """The datagram as one packet, as if it had never been cut. BadPacket: with the options of
+        the first fragment, which the others need not have, it is longer than any packet."""
         assert self.first_header is not None
         header = bytearray(self.first_header)
+        if len(header) + self.text_bytes > PACKET_BYTES_MAX:
+            raise BadPacket("ip.fragment_too_long")
         header[2:4] = (len(header) + self.text_bytes).to_bytes(2, "big")
         header[6:8] = bytes(2)  # no offset, no more fragments
         header[10:12] = bytes(2)
