@@ -7,6 +7,7 @@
 #   make unit     the tests that need neither root nor a guest
 #   make crash    crash states of file systems, as many as you like   (STATES=20000 SEED=1)
 #   make fuzz     broken frames in every state of a connection     (FRAMES=1000000 SEED=1)
+#   make flood    floods of all kinds under a working client          (SECONDS=60: of each)
 #   make bench    how fast is it?   (ROWS=GETATTR: of the server; PARTS=live: of images)
 #   make venv     the Python environment alone
 #   make guest    the small Linux machine with the kernel's NFS client that tests boot
@@ -17,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON_TOOLS := tools/guest-build tools/guest-run tools/capture-oracle tools/conformance
 
-.PHONY: demo plug test check unit crash fuzz bench venv guest clean
+.PHONY: demo plug test check unit crash fuzz flood bench venv guest clean
 
 demo: .cache/packages-demo $(VENV)/.made
 	PYTHON=$(BIN)/python tools/demo
@@ -45,6 +46,9 @@ crash: .cache/packages-test $(VENV)/.made
 
 fuzz: $(VENV)/.made
 	$(BIN)/python -m tests.fuzz --frames $(or $(FRAMES),1000000) --seed $(or $(SEED),1)
+
+flood: .cache/packages-test $(VENV)/.made
+	FLOOD_SECONDS=$(or $(SECONDS),60) $(BIN)/pytest -q -rA tests/interop/test_floods.py
 
 bench: .cache/packages-bench $(VENV)/.made
 	$(if $(PARTS),,$(BIN)/python tests/bench/run.py $(ROWS))

@@ -326,7 +326,7 @@ class StreamSession(Session):
         self._ended = False
         self._closed = False
         self._lost = False
-        self.heard = server.heard  # when it last said something
+        self._born = self.heard = server.heard  # when it last said something
 
     def text_arrived(self, text: Sequence[memoryview]) -> None:
         """The next bytes of the connection."""
@@ -364,6 +364,11 @@ class StreamSession(Session):
     def is_idle(self) -> bool:
         """True: nothing is lost but time when the connection is closed."""
         return not (self.in_progress or self._held or self.transport.unsent_bytes)
+
+    @property
+    def has_spoken(self) -> bool:
+        """False: nothing has come since it was opened."""
+        return self.heard != self._born
 
     def finished(self) -> None:
         self.in_progress -= 1
@@ -465,12 +470,14 @@ class RpcServer:
 
     def _make_room(self) -> bool:
         """Close the stream that has been silent longest, so that idle connections cannot keep
-        others out; its client, if it is a good one, connects again when it has something to say."""
+        others out; its client, if it is a good one, connects again when it has something to say.
+        Those that never said anything go first: in a flood of them, a client that does not call for
+        half a second would otherwise be the one."""
         idle = [stream for stream in self._streams if stream.is_idle]
         if not idle:
             return False
         self.counters["rpc.closed_idle"] += 1
-        min(idle, key=lambda stream: stream.heard).ended()
+        min(idle, key=lambda stream: (stream.has_spoken, stream.heard)).ended()
         return True
 
     def stream_ended(self, stream: StreamSession) -> None:

@@ -142,6 +142,11 @@ class Connection:
             data += more
         return bytes(data)
 
+    def port(self, server_port: int) -> int:
+        """Of our end of the connection to that port."""
+        own: int = self._sockets[server_port].getsockname()[1]
+        return own
+
     def close(self) -> None:
         for stream in self._sockets.values():
             stream.close()

@@ -305,6 +305,8 @@ class Connection:
             self.abort()
             return
         self.finish()
+        if self.state not in (State.CLOSED, State.TIME_WAIT):
+            self.tcp.orphaned(self)
 
     def abort(self) -> None:
         """ABORT: reset the connection."""

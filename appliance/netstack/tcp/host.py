@@ -93,6 +93,7 @@ class Tcp:
         self.listeners: dict[int, Listener] = {}
         self.dirty: list[Connection] = []
         self._time_wait: dict[Connection, None] = {}  # oldest first
+        self._orphans: dict[Connection, None] = {}  # the same
         self._headers: list[tuple[Path, wire.Segment]] = []  # of no connection, to send
         self.ports_used = random.getrandbits(32)
         """Source ports that were given out; it begins anywhere."""
@@ -347,16 +348,26 @@ class Tcp:
         return int.from_bytes(digest, "big")
 
     def has_room(self) -> bool:
-        """May there be another connection? One in TIME-WAIT gives way."""
+        """May there be another connection? One in TIME-WAIT gives way, or else one that its user
+        has closed: a flood of peers that vanish would keep others out with what it leaves."""
         if len(self.connections) < self.connections_max:
             return True
-        if not self._time_wait:
-            return False
-        next(iter(self._time_wait)).end(None)
-        return True
+        if self._time_wait:
+            next(iter(self._time_wait)).end(None)
+            return True
+        if self._orphans:
+            self.counters["tcp.orphans_evicted"] += 1
+            next(iter(self._orphans)).abort()
+            return True
+        return False
+
+    def orphaned(self, c: Connection) -> None:
+        """The user of `c` has closed it, and its end is still under way."""
+        self._orphans[c] = None
 
     def waiting(self, c: Connection) -> None:
         """`c` is in TIME-WAIT now."""
+        self._orphans.pop(c, None)
         self._time_wait[c] = None
 
     def remove(self, c: Connection) -> None:
@@ -364,6 +375,7 @@ class Tcp:
         if self.connections.get(c.key) is c:
             del self.connections[c.key]
         self._time_wait.pop(c, None)
+        self._orphans.pop(c, None)
         if c.listener is not None:
             c.listener.remove(c)
 

@@ -62,7 +62,7 @@ class Listener:
         if not self.taking:
             self._tcp.counters["tcp.accept_queue_full"] += 1
             return False
-        if len(self.open) >= self.connections_max or not self._tcp.has_room():
+        if not self._tcp.has_room() or len(self.open) >= self.connections_max:
             self._tcp.counters["tcp.too_many_connections"] += 1
             return False
         return True

@@ -418,6 +418,21 @@ def test_a_full_host_takes_no_more_connections(wire: Wire) -> None:
     assert wire.counters["tcp.too_many_connections"] == 1
 
 
+def test_a_connection_that_its_user_has_closed_gives_way(wire: Wire) -> None:
+    """The peer does not acknowledge our FIN. A full host does not wait for it: it resets the
+    oldest of such connections, and there is room for one that somebody wants."""
+    wire.host(connections_max=1).established()
+    wire.listener.connections_max = 1
+    wire.user.close()
+    wire.ours(FIN | ACK, seq=1, ack=1)
+    wire.state(State.FIN_WAIT_1)
+    wire.peer_port += 1
+    wire.peer(SYN, seq=0)
+    assert wire.ours(SYN | ACK).destination_port == wire.peer_port
+    assert wire.ours(RST | ACK).destination_port == wire.peer_port - 1
+    assert wire.counters["tcp.orphans_evicted"] == 1
+
+
 def test_a_connection_in_time_wait_gives_way(wire: Wire) -> None:
     """A full host forgets one that has nothing left to do."""
     wire.host(connections_max=1)

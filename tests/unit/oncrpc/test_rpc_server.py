@@ -342,6 +342,16 @@ def test_one_connection_too_many_takes_the_place_of_the_one_silent_longest(world
     assert world.server.share == limits.CALLS_IN_PROGRESS_MIN, "it was counted once"
 
 
+def test_connections_that_never_said_anything_give_way_first(world: World) -> None:
+    """However many of them come after a client's last call."""
+    transport, session = world.connect()
+    session.text_arrived([record(client.call(counter2, 1))])
+    world.serve()
+    silent = [world.connect()[0] for _ in range(limits.CONNECTIONS_MAX + 10)]
+    assert transport.state == "open"
+    assert [one.state for one in silent[:12]] == ["closed"] * 11 + ["open"]
+
+
 def test_one_connection_too_many_is_refused_while_all_are_busy(world: World) -> None:
     for _ in range(limits.CONNECTIONS_MAX):
         world.connect()[1].text_arrived([record(client.call(counter2, 1))])
