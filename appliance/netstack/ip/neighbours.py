@@ -234,9 +234,11 @@ class NeighbourTable(ABC):
             path.unresolved()
 
     def _give_up(self, neighbour: Neighbour) -> None:
-        """It does not answer. Who wanted to send over it is told."""
+        """It does not answer. Who wanted to send over it is told; but not where it has answered
+        before: perhaps with a MAC address that was wrong, or is no longer its own. Then the next
+        packet asks everybody (RFC 1122 section 2.3.2.1)."""
         self._count("no_answer")
-        paths = list(neighbour.paths)
+        paths = list(neighbour.paths) if neighbour.mac is None else []
         self._forget(neighbour)
         for path in paths:
             self.unreachable(path.source, path.destination)
