@@ -176,6 +176,52 @@ FRAGMENT_OVERHEAD_BYTES: Final = 128
 FRAGMENT_WAITS: Final = 30 * SECOND
 """How long a datagram may take to become complete (Linux: ipfrag_time)."""
 
+IPV6_FRAGMENT_WAITS: Final = 60 * SECOND
+"""The same for IPv6 (RFC 8200 section 4.5)."""
+
+IPV6_EXTENSIONS_MAX: Final = 8
+"""Extension headers of one packet (RFC 8504 section 5.3): honest ones have two at most."""
+
+IPV6_OPTIONS_MAX: Final = 16
+"""Options of one hop-by-hop or destination options header, padding included (RFC 8504 section 5.3:
+eight, and two of padding)."""
+
+ND_REACHABLE_FOR: Final = 30 * SECOND
+"""REACHABLE_TIME of RFC 4861 section 10, unless a router advertises another one."""
+
+ND_RETRY_AFTER: Final = 1 * SECOND
+"""RETRANS_TIMER: between two solicitations, and how long an address stays tentative."""
+
+ND_TRIES_MAX: Final = 3
+"""MAX_MULTICAST_SOLICIT and MAX_UNICAST_SOLICIT: questions until a neighbour counts as gone."""
+
+ND_DELAY_FIRST_PROBE: Final = 5 * SECOND
+"""DELAY_FIRST_PROBE_TIME: a neighbour in doubt may show by himself that he is there."""
+
+ND_STALE_FOR: Final = 60 * SECOND
+"""A neighbour whom nobody wants is forgotten (Linux: gc_stale_time)."""
+
+ND_ROUTERS_MAX: Final = 8
+ND_PREFIXES_MAX: Final = 16
+"""Routers and prefixes that we believe in at the same time: a link has one or two, and whoever can
+send us an advertisement can send us many."""
+
+ND_SOLICITATIONS_MAX: Final = 3
+ND_SOLICITATION_AFTER: Final = 4 * SECOND
+"""MAX_RTR_SOLICITATIONS and RTR_SOLICITATION_INTERVAL of RFC 4861 section 10."""
+
+MLD_REPORTS: Final = 2
+"""The robustness variable: a joined group is told so often (RFC 3810 section 9.1)."""
+
+MLD_REPORT_AGAIN_AFTER: Final = 1 * SECOND
+"""Unsolicited Report Interval (RFC 3810 section 9.11)."""
+
+MLD_OLDER_VERSION_FOR: Final = 260 * SECOND
+"""Older Version Querier Present Timeout (RFC 3810 section 9.12): two queries and a response."""
+
+ND_OPTIONS_MAX: Final = 32
+"""Options of one message of neighbour discovery: those of a router with many prefixes."""
+
 ICMP_ERRORS_PER_SECOND: Final = 100
 """Errors that we report, on average: diagnosis needs few, and a flood must not echo."""
 

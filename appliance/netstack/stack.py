@@ -34,7 +34,8 @@ from appliance.netstack.tcp.reasons import ADDRESS_GONE
 from appliance.netstack.tcp.state import State
 from appliance.netstack.timers import Timers
 from appliance.netstack.udp import Udp
-from appliance.netstack.wire import ethernet, ipv4, vnet
+from appliance.netstack.wire import ethernet, ipv4, ipv6, vnet
+from appliance.netstack.wire.address import IPV6_BYTES
 from appliance.netstack.wire.errors import BadPacket
 from appliance.netstack.wire.ipv4 import PROTOCOL_TCP, PROTOCOL_UDP
 from appliance.netstack.wire.vnet import CHECKSUM_GOOD, VnetHeader
@@ -49,6 +50,18 @@ flags, window."""
 
 _unpack_express: Final = Struct("!" + _EXPRESS).unpack_from
 _unpack_express_vnet: Final = Struct("!B9x" + _EXPRESS).unpack_from
+
+_EXPRESS6: Final = "6s6xI2xHBx 36sIIHH"
+"""Ethernet destination; type, version, traffic class; payload length; next header; the rest."""
+
+_unpack_express6: Final = Struct("!" + _EXPRESS6).unpack_from
+_unpack_express6_vnet: Final = Struct("!B9x" + _EXPRESS6).unpack_from
+
+_PLAIN_IPV6: Final = ethernet.TYPE_IPV6 << 16 | 0x6000
+_VERSION: Final = 0xFFFFF000
+_CE6: Final = CE << 4
+_TYPE6: Final = ethernet.TYPE_IPV6 >> 8
+_SEGMENT_BYTES_MIN: Final = 20
 
 _PLAIN_IPV4: Final = ethernet.TYPE_IPV4 << 16 | 0x4500
 _ALL_BUT_SERVICE: Final = 0xFFFFFF00
@@ -98,9 +111,13 @@ class Stack:
         self.ip.paths.widened = self.tcp.path_changed
         self.ip.when_unreachable(self.tcp.unreachable)
         self._connections = self.tcp.connections
-        self.receive: Callable[[bytes, Instant], None] = (
-            self._receive_vnet if link.vnet else self._receive_plain
-        )
+        lanes = {
+            (True, False): self._receive_vnet,
+            (False, False): self._receive_plain,
+            (True, True): self._receive_both_vnet,
+            (False, True): self._receive_both_plain,
+        }
+        self.receive: Callable[[bytes, Instant], None] = lanes[link.vnet, self.ip.speaks_ipv6]
         """One frame in. Never raises for what a peer sent. Output of TCP may wait for `flush`."""
 
     # --- time -------------------------------------------------------------------------
@@ -220,6 +237,83 @@ class Stack:
                     return
         self._take(frame, now)
 
+    def _receive_both_vnet(self, frame: bytes, now: Instant) -> None:
+        """Of a host that speaks IPv6 as well."""
+        size = len(frame)
+        if size <= _IP_AT_VNET or frame[_IP_AT_VNET - 2] != _TYPE6:
+            self._receive_vnet(frame, now)
+            return
+        if size >= _IP_AT_VNET + ipv6.HEADER_BYTES + _SEGMENT_BYTES_MIN:
+            (
+                vnet_flags,
+                mac,
+                kind,
+                payload_bytes,
+                next_header,
+                key,
+                seq,
+                ack,
+                offset_flags,
+                window,
+            ) = _unpack_express6_vnet(frame)
+            connection = self._connections.get(key)
+            if (
+                connection is not None
+                and next_header == PROTOCOL_TCP
+                and kind & _VERSION == _PLAIN_IPV6
+                and mac == self._mac
+                and payload_bytes >= _SEGMENT_BYTES_MIN
+            ):
+                at = _IP_AT_VNET + ipv6.HEADER_BYTES
+                end = at + payload_bytes
+                if (
+                    end <= size <= end + _PADDING_MAX
+                    and (vnet_flags & CHECKSUM_GOOD or is_sound6(frame, at, end))
+                    and connection.express(seq, ack, offset_flags, window, frame, at, end, now)
+                ):
+                    if kind & _CE6 == _CE6:
+                        marked(connection)
+                    return
+        self._take(frame, now)
+
+    def _receive_both_plain(self, frame: bytes, now: Instant) -> None:
+        """Of a host that speaks IPv6 as well."""
+        size = len(frame)
+        if size <= _IP_AT or frame[_IP_AT - 2] != _TYPE6:
+            self._receive_plain(frame, now)
+            return
+        if size >= _IP_AT + ipv6.HEADER_BYTES + _SEGMENT_BYTES_MIN:
+            (
+                mac,
+                kind,
+                payload_bytes,
+                next_header,
+                key,
+                seq,
+                ack,
+                offset_flags,
+                window,
+            ) = _unpack_express6(frame)
+            connection = self._connections.get(key)
+            if (
+                connection is not None
+                and next_header == PROTOCOL_TCP
+                and kind & _VERSION == _PLAIN_IPV6
+                and mac == self._mac
+                and payload_bytes >= _SEGMENT_BYTES_MIN
+            ):
+                at = _IP_AT + ipv6.HEADER_BYTES
+                end = at + payload_bytes
+                if (
+                    end <= size <= end + _PADDING_MAX
+                    and is_sound6(frame, at, end)
+                    and connection.express(seq, ack, offset_flags, window, frame, at, end, now)
+                ):
+                    if kind & _CE6 == _CE6:
+                        marked(connection)
+                    return
+        self._take(frame, now)
+
     # --- the long way -------------------------------------------------------------------
 
     def _take(self, frame: bytes, now: Instant) -> None:
@@ -247,16 +341,26 @@ class Stack:
 
     def _error_arrives(self, error: IcmpError, now: Instant) -> None:
         """An ICMP error about a packet that we seem to have sent."""
+        local, remote, quoted = error.source, error.destination, error.transport
         if error.protocol == PROTOCOL_UDP:
-            self.udp.icmp_error(error)
+            self._datagram_error_arrives(error, now)
             return
         if error.protocol != PROTOCOL_TCP:
             raise BadPacket("icmp.ignored")
-        local, remote, quoted = error.source, error.destination, error.transport
         if error.next_hop_mtu:
             self.tcp.packet_too_big(local, remote, quoted, error.next_hop_mtu, now)
         else:
             self.tcp.icmp_error(local, remote, quoted, error.reason, error.is_hard)
+
+    def _datagram_error_arrives(self, error: IcmpError, now: Instant) -> None:
+        """One that was too large is no failure but in IPv6, where only we can cut the next one."""
+        is_ipv6 = len(error.destination) == IPV6_BYTES
+        if not (is_ipv6 and error.next_hop_mtu):
+            self.udp.icmp_error(error)
+        elif not self.udp.may_have_sent(error.transport):
+            raise BadPacket("udp.icmp_not_ours")
+        elif self.ip.learn_mtu(error.destination, error.next_hop_mtu, now):
+            self.tcp.path_changed(error.destination)
 
     def _address_removed(self, address: bytes) -> None:
         """What cannot be answered from this address any more is over; nothing is sent about it."""
@@ -277,3 +381,10 @@ def is_sound(frame: bytes, at: int, end: int) -> bool:
         not int.from_bytes(frame[at : at + ipv4.HEADER_BYTES], "little") % 0xFFFF
         and not (int.from_bytes(frame[at + 12 : end], "little") + swapped) % 0xFFFF
     )
+
+
+def is_sound6(frame: bytes, at: int, end: int) -> bool:
+    """The same of a TCP packet of IPv6, which has one checksum. `at`: of the TCP header."""
+    swapped = end - at + PROTOCOL_TCP
+    swapped = (swapped & 0xFF) << 8 | swapped >> 8
+    return not (int.from_bytes(frame[at - 32 : end], "little") + swapped) % 0xFFFF

@@ -14,6 +14,7 @@ from appliance.netstack.ip.datagram import Datagram
 from appliance.netstack.ip.icmp_error import IcmpError
 from appliance.netstack.ip.path import DatagramPath, PathTo
 from appliance.netstack.wire import udp
+from appliance.netstack.wire.address import IPV6_BYTES
 from appliance.netstack.wire.checksum import pseudo_header_sum, word_sum, word_sum_of
 from appliance.netstack.wire.errors import BadPacket
 from appliance.netstack.wire.ipv4 import PROTOCOL_UDP
@@ -89,6 +90,10 @@ class Udp:
         if bound is not None and bound[0] is socket:
             del self._bound[socket.port]
 
+    def may_have_sent(self, transport: bytes) -> bool:
+        """Could a datagram that begins with these bytes have come from here?"""
+        return int.from_bytes(transport[:2], "big") in self._bound
+
     # --- input ------------------------------------------------------------------------
 
     def arrives(self, datagram: Datagram, now: Instant) -> None:
@@ -96,6 +101,8 @@ class Udp:
         packet, start, end = datagram.packet, datagram.start, datagram.end
         header = UdpHeader.parse(packet, start, end)
         if not datagram.checksum_good:
+            if header.checksum == 0 and len(datagram.source) == IPV6_BYTES:
+                raise BadPacket("udp.no_checksum")  # RFC 8200 section 8.1
             addresses = word_sum(datagram.source + datagram.destination)
             if not udp.is_sound(header, addresses, packet[start : start + header.length]):
                 raise BadPacket("udp.bad_checksum")

@@ -18,6 +18,7 @@ from appliance.netstack.dhcp.requests import Identity
 from appliance.netstack.ip.addresses import HostAddress
 from appliance.netstack.ip.routes import METRIC_LEARNT, Route, default_route
 from appliance.netstack.stack import Stack
+from appliance.netstack.wire.address import IPV4_BYTES
 from appliance.netstack.wire.dhcp import CLIENT_PORT, SERVER_PORT
 from appliance.netstack.wire.ipv4 import LIMITED_BROADCAST, UNSPECIFIED
 from appliance.trace import Counters
@@ -31,7 +32,6 @@ class DhcpHost:
     ) -> None:
         self._stack = stack
         self._counters = counters
-        self._link_mtu = stack.ip.paths.mtu
         self._arrived: deque[bytes] = deque()
         self._timer = stack.timers.timer(self._hand_over)
         self._socket = stack.udp.bind(CLIENT_PORT, self._receive)
@@ -106,12 +106,12 @@ class DhcpHost:
         """The address has been added by `check`; now for what goes with it."""
         self._in_use = lease
         self._set_route(lease.gateway)
-        self._stack.ip.paths.set_mtu(min(lease.mtu or self._link_mtu, self._link_mtu))
+        self._stack.ip.set_mtu(IPV4_BYTES, lease.mtu)
 
     def give_up(self, lease: Lease, reason: str, now: Instant) -> None:
         """Nothing is received or sent at it any more, and its connections are over."""
         self._set_route(None)
-        self._stack.ip.paths.set_mtu(self._link_mtu)
+        self._stack.ip.set_mtu(IPV4_BYTES, None)
         if self._borrowed:
             self._stack.ip.remove_address(lease.address)
         self._in_use = None

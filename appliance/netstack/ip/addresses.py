@@ -58,6 +58,8 @@ class HostConfig:
     routes: tuple[Route, ...] = ()
     """Beside the networks that the addresses are in."""
     mtu: int = 1500
+    autoconfigure: bool = False
+    """Make IPv6 addresses of what routers advertise, and use them as routers (RFC 4862)."""
 
     def __post_init__(self) -> None:
         assert len(self.mac) == 6 and not self.mac[0] & 1

@@ -1,13 +1,14 @@
-"""Reassembly of fragmented datagrams (RFC 791 section 3.2, RFC 815), with limits on everything.
+"""Reassembly of fragmented datagrams (RFC 791 section 3.2, RFC 815; RFC 8200 section 4.5), with
+limits on everything, for both families: v4/fragments.py and v6/fragments.py read the headers.
 
-Theory. A datagram is known by source, destination, protocol and identification. Its fragments are
-kept, in copies, until they cover it without a gap; since none may overlap another, they do so when
-their bytes add up to the end that the last fragment states.
+Theory. A datagram is known by source, destination, protocol and identification; IPv6 does without
+the protocol. Its fragments are kept, in copies, until they cover it without a gap; since none may
+overlap another, they do so when their bytes add up to the end that the last fragment states.
 
 Invariants:
  F1. Fragments of a flow never overlap. One that repeats another's extent is a duplicate, and the
-     first one's bytes count; any other overlap condemns the whole datagram (RFC 5722, which is as
-     right for IPv4). Overlaps are how firewalls are deceived, not how networks fail.
+     first one's bytes count; any other overlap condemns the whole datagram (RFC 8200, RFC 5722; it
+     is as right for IPv4). Overlaps are how firewalls are deceived, not how networks fail.
  F2. A condemned flow keeps its place, without data, until its time is over, so that stragglers
      do not start it anew.
  F3. `_bytes` is what all flows are charged; never more than FRAGMENT_BYTES_MAX. The oldest flow
@@ -18,6 +19,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from appliance.clock import Instant
 from appliance.limits import (
@@ -25,15 +27,24 @@ from appliance.limits import (
     FRAGMENT_FLOWS_MAX,
     FRAGMENT_OVERHEAD_BYTES,
     FRAGMENT_PIECES_MAX,
-    FRAGMENT_WAITS,
 )
 from appliance.netstack.timers import Timers
-from appliance.netstack.wire.checksum import checksum
 from appliance.netstack.wire.errors import BadPacket
-from appliance.netstack.wire.ipv4 import FRAGMENT_UNIT, PACKET_BYTES_MAX, Ipv4Header
 from appliance.trace import Counters
 
 Key = tuple[bytes, bytes, int, int]
+
+
+@dataclass(slots=True)
+class Fragment:
+    """One fragment that could be a part of a datagram, looked at alone."""
+
+    key: Key
+    offset: int
+    more_fragments: bool
+    header: bytes
+    """What the whole datagram begins with, if this is its first fragment."""
+    text: bytes
 
 
 class Flow:
@@ -60,32 +71,33 @@ class Flow:
         self.first_header: bytes | None = None  # the IP header of fragment 0
         self.condemned = False
 
-    def add(self, header: Ipv4Header, ip_header: bytes, text: bytes) -> None:
+    def add(self, fragment: Fragment) -> None:
         """Take a fragment in. BadPacket: it does not fit to the others."""
-        start, stop = header.offset, header.offset + len(text)
-        if self._is_duplicate(header, text):
+        text = fragment.text
+        start, stop = fragment.offset, fragment.offset + len(text)
+        if self._is_duplicate(fragment):
             raise BadPacket("ip.fragment_duplicate")
         if len(self.pieces) >= FRAGMENT_PIECES_MAX:
             self.condemned = True
             raise BadPacket("ip.fragment_too_many")
-        if self._contradicts(stop, header.more_fragments) or self._overlaps(start, stop):
+        if self._contradicts(stop, fragment.more_fragments) or self._overlaps(start, stop):
             self.condemned = True
             raise BadPacket("ip.fragment_overlap")
         self.pieces[start] = text
         self.text_bytes += len(text)
         self.reach = max(self.reach, stop)
         self.charged += len(text) + FRAGMENT_OVERHEAD_BYTES
-        if not header.more_fragments:
+        if not fragment.more_fragments:
             self.end = stop
         if start == 0:
-            self.first_header = ip_header
+            self.first_header = fragment.header
 
-    def _is_duplicate(self, header: Ipv4Header, text: bytes) -> bool:
-        kept = self.pieces.get(header.offset)
-        if kept is None or len(kept) != len(text):
+    def _is_duplicate(self, fragment: Fragment) -> bool:
+        kept = self.pieces.get(fragment.offset)
+        if kept is None or len(kept) != len(fragment.text):
             return False
-        is_last = header.offset + len(text) == self.end
-        return is_last is not header.more_fragments
+        is_last = fragment.offset + len(kept) == self.end
+        return is_last is not fragment.more_fragments
 
     def _contradicts(self, stop: int, more_fragments: bool) -> bool:
         """The stated ends disagree: two different ones, or data behind one."""
@@ -104,27 +116,25 @@ class Flow:
     def complete(self) -> bool:
         return self.text_bytes == self.end  # F1: no overlap, so no gap
 
-    def packet(self) -> bytes:
-        """The datagram as one packet, as if it had never been cut. BadPacket: with the options of
-        the first fragment, which the others need not have, it is longer than any packet."""
-        assert self.first_header is not None
-        header = bytearray(self.first_header)
-        if len(header) + self.text_bytes > PACKET_BYTES_MAX:
-            raise BadPacket("ip.fragment_too_long")
-        header[2:4] = (len(header) + self.text_bytes).to_bytes(2, "big")
-        header[6:8] = bytes(2)  # no offset, no more fragments
-        header[10:12] = bytes(2)
-        header[10:12] = checksum(header).to_bytes(2, "big")
-        return b"".join([header, *(self.pieces[offset] for offset in sorted(self.pieces))])
+    @property
+    def text(self) -> bytes:
+        """What has been cut."""
+        return b"".join(self.pieces[offset] for offset in sorted(self.pieces))
 
 
 class Reassembly:
-    """All incomplete datagrams. `timed_out(packet)` is told of one that never became complete,
-    with what is needed to report it: the beginning of its first fragment."""
+    """All incomplete datagrams of one family, which each may wait for `waits`. `timed_out(packet)`
+    is told of one that never became complete, with what is needed to report it: the beginning of
+    its first fragment."""
 
     def __init__(
-        self, timers: Timers, counters: Counters, timed_out: Callable[[bytes, Instant], None]
+        self,
+        waits: Instant,
+        timers: Timers,
+        counters: Counters,
+        timed_out: Callable[[bytes, Instant], None],
     ) -> None:
+        self._waits = waits
         self._counters = counters
         self._timed_out = timed_out
         self._timer = timers.timer(self._expire)
@@ -139,13 +149,10 @@ class Reassembly:
         """What the flows cost together."""
         return self._bytes
 
-    def add(self, header: Ipv4Header, packet: bytes, at: int, now: Instant) -> bytes | None:
-        """A fragment, whose header stands at `at` of `packet`: the whole datagram, as one packet,
-        where it is complete with it."""
-        text_at = at + header.header_bytes
-        text = packet[text_at : at + header.total_bytes]
-        check_extent(header, len(text))
-        key = (header.source, header.destination, header.protocol, header.identification)
+    def take(self, fragment: Fragment, now: Instant) -> tuple[bytes, bytes] | None:
+        """The header of the first fragment and the text of all, where the datagram is complete with
+        this one."""
+        key = fragment.key
         flow = self._flows.get(key)
         if flow is None:
             flow = self._begin(key, now)
@@ -153,7 +160,7 @@ class Reassembly:
             raise BadPacket("ip.fragment_condemned")
         charged = flow.charged
         try:
-            flow.add(header, packet[at:text_at], text)
+            flow.add(fragment)
         except BadPacket:
             if flow.condemned:
                 self._empty(flow)
@@ -162,14 +169,15 @@ class Reassembly:
         if flow.complete:
             self._end(key)
             self._counters["ip.reassembled"] += 1
-            return flow.packet()
+            assert flow.first_header is not None
+            return flow.first_header, flow.text
         self._make_room(key)
         return None
 
     def _begin(self, key: Key, now: Instant) -> Flow:
         if len(self._flows) >= FRAGMENT_FLOWS_MAX:
             self._evict_oldest()
-        flow = self._flows[key] = Flow(now + FRAGMENT_WAITS)
+        flow = self._flows[key] = Flow(now + self._waits)
         self._bytes += flow.charged
         if self._timer.deadline is None:
             self._timer.set(flow.deadline)
@@ -214,13 +222,3 @@ class Reassembly:
             if flow.first_header is not None:
                 # RFC 792: without fragment 0 there is nobody to be told.
                 self._timed_out(flow.first_header + flow.pieces[0], now)
-
-
-def check_extent(header: Ipv4Header, text_bytes: int) -> None:
-    """A fragment, looked at alone, could be a part of a datagram."""
-    if text_bytes == 0:
-        raise BadPacket("ip.fragment_empty")
-    if header.more_fragments and text_bytes % FRAGMENT_UNIT:
-        raise BadPacket("ip.fragment_bad_length")
-    if header.header_bytes + header.offset + text_bytes > PACKET_BYTES_MAX:
-        raise BadPacket("ip.fragment_too_long")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
 from appliance.clock import Instant
@@ -118,7 +118,10 @@ class Neighbour:
         return f"{address_text(self.address)} {at}"
 
 
-class NeighbourTable(ABC):
+Kind = TypeVar("Kind", bound=Neighbour)
+
+
+class NeighbourTable(ABC, Generic[Kind]):
     """The table. `protocol` begins the names of its counters; how a neighbour is asked, and what
     is done when one is due, is for each protocol to say."""
 
@@ -126,9 +129,9 @@ class NeighbourTable(ABC):
         self._protocol = protocol
         self._link = link
         self._counters = counters
-        self._known: dict[bytes, Neighbour] = {}  # the table, oldest first
+        self._known: dict[bytes, Kind] = {}  # the table, oldest first
         # One object for an address, in the table or not, as long as a path leads over it.
-        self._objects: WeakValueDictionary[bytes, Neighbour] = WeakValueDictionary()
+        self._objects: WeakValueDictionary[bytes, Kind] = WeakValueDictionary()
         self._resolving: set[bytes] = set()
         self._timer = timers.timer(self._expire)
         self._vnet: Final = vnet.NOTHING if link.vnet else b""
@@ -136,15 +139,19 @@ class NeighbourTable(ABC):
         """Told of each path, by its ends, whose next hop does not answer."""
 
     @abstractmethod
-    def _ask(self, neighbour: Neighbour) -> None:
+    def _make(self, address: bytes) -> Kind:
+        """A neighbour that is not in the table yet."""
+
+    @abstractmethod
+    def _ask(self, neighbour: Kind) -> None:
         """Send one request."""
 
     @abstractmethod
-    def _due(self, neighbour: Neighbour, now: Instant) -> None:
+    def _due(self, neighbour: Kind, now: Instant) -> None:
         """The time that was set for this neighbour has come."""
 
     @abstractmethod
-    def _asked(self, neighbour: Neighbour, now: Instant) -> None:
+    def _asked(self, neighbour: Kind, now: Instant) -> None:
         """Its first request has just gone out: set the time for what follows."""
 
     def __len__(self) -> int:
@@ -170,10 +177,10 @@ class NeighbourTable(ABC):
         if neighbour.mac is not None:
             path.resolved(neighbour.mac)
 
-    def _object(self, address: bytes) -> Neighbour:
+    def _object(self, address: bytes) -> Kind:
         neighbour = self._objects.get(address)
         if neighbour is None:
-            neighbour = self._objects[address] = Neighbour(address, self)
+            neighbour = self._objects[address] = self._make(address)
         return neighbour
 
     def resolve(self, neighbour: Neighbour) -> bool:
@@ -184,9 +191,10 @@ class NeighbourTable(ABC):
         if len(self._resolving) >= NEIGHBOURS_RESOLVING_MAX:
             self._count("too_many_resolving")
             return False
-        self._insert(neighbour)
+        asked = self._object(address)
+        self._insert(asked)
         self._resolving.add(address)
-        self._ask(neighbour)
+        self._ask(asked)
         # Whoever sends does not know the time. The timer does, and is told to look at once.
         self._timer.set(0)
         return True
@@ -197,7 +205,7 @@ class NeighbourTable(ABC):
 
     # --- from below -------------------------------------------------------------------
 
-    def _send_waiting(self, neighbour: Neighbour, mac: bytes) -> None:
+    def _send_waiting(self, neighbour: Kind, mac: bytes) -> None:
         at = len(self._vnet)
         while neighbour.waiting:
             frame = neighbour.waiting.popleft()
@@ -208,20 +216,20 @@ class NeighbourTable(ABC):
 
     # --- the table --------------------------------------------------------------------
 
-    def _insert(self, neighbour: Neighbour) -> None:
+    def _insert(self, neighbour: Kind) -> None:
         if len(self._known) >= NEIGHBOURS_MAX:
             self._forget(self._least_wanted())
             self._count("evicted")
         self._known[neighbour.address] = neighbour
 
-    def _least_wanted(self) -> Neighbour:
+    def _least_wanted(self) -> Kind:
         """The oldest that no path leads over, else the oldest."""
         for neighbour in self._known.values():
             if not neighbour.paths:
                 return neighbour
         return next(iter(self._known.values()))
 
-    def _forget(self, neighbour: Neighbour) -> None:
+    def _forget(self, neighbour: Kind) -> None:
         del self._known[neighbour.address]
         self._resolving.discard(neighbour.address)
         neighbour.mac = None
@@ -233,7 +241,7 @@ class NeighbourTable(ABC):
         for path in neighbour.paths:
             path.unresolved()
 
-    def _give_up(self, neighbour: Neighbour) -> None:
+    def _give_up(self, neighbour: Kind) -> None:
         """It does not answer. Who wanted to send over it is told; but not where it has answered
         before: perhaps with a MAC address that was wrong, or is no longer its own. Then the next
         packet asks everybody (RFC 1122 section 2.3.2.1)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakSet
 
 from appliance.clock import Instant
@@ -22,7 +22,11 @@ class Family(Protocol):
     """What paths want of IPv4 and of IPv6."""
 
     @property
-    def neighbours(self) -> NeighbourTable: ...
+    def mtu(self) -> int:
+        """The largest packet that the link carries."""
+
+    @property
+    def neighbours(self) -> NeighbourTable[Any]: ...
 
     def make_path(self, source: bytes, destination: bytes, mtu: int) -> LinkPath:
         """A path that leads nowhere yet."""
@@ -42,7 +46,6 @@ class Paths:
         addresses: Addresses,
         routes: Routes,
         families: Mapping[int, Family],
-        mtu: int,
         timers: Timers,
         counters: Counters,
     ) -> None:
@@ -57,7 +60,6 @@ class Paths:
         self._mtu_timer = timers.timer(self._forget_mtus)
         self.widened: Callable[[bytes], None] = lambda _destination: None
         """Told of a destination to which larger packets may pass again."""
-        self.mtu = mtu
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -76,7 +78,8 @@ class Paths:
         return path
 
     def _make(self, destination: bytes, source: bytes) -> LinkPath:
-        path = self._families[len(destination)].make_path(source, destination, self.mtu)
+        family = self._families[len(destination)]
+        path = family.make_path(source, destination, family.mtu)
         self._lead(path)
         if len(self._paths) >= PATHS_MAX:
             self._paths.popitem(last=False)
@@ -109,11 +112,13 @@ class Paths:
 
     # --- path MTU ---------------------------------------------------------------------
 
-    def set_mtu(self, mtu: int) -> None:
-        """The link's own MTU has changed."""
-        self.mtu = mtu
+    def link_mtu_changed(self, address_bytes: int) -> None:
+        """The link carries larger packets of one family than before, or only smaller ones. What has
+        been learnt of routers further on is learnt again."""
         for path in list(self._all):
-            path.mtu = mtu
+            if len(path.destination) == address_bytes:
+                path.mtu = self._families[address_bytes].mtu
+                self.widened(path.destination)
 
     def learn_mtu(self, destination: bytes, mtu: int, now: Instant) -> bool:
         """A router on the way to `destination` lets no larger packets pass (RFC 1191, RFC 8201).
@@ -140,5 +145,5 @@ class Paths:
     def _widen(self, destination: bytes) -> None:
         for path in list(self._all):
             if path.destination == destination:
-                path.mtu = self.mtu
+                path.mtu = self._families[len(destination)].mtu
         self.widened(destination)

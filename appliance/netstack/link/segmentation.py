@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from appliance.netstack.wire import ethernet, udp, vnet
+from appliance.netstack.wire import ethernet, ipv6, udp, vnet
 from appliance.netstack.wire.checksum import checksum, fold, pseudo_header_sum, word_sum
 from appliance.netstack.wire.errors import BadPacket
-from appliance.netstack.wire.ethernet import TYPE_IPV4, EthernetHeader
+from appliance.netstack.wire.ethernet import TYPE_IPV4, TYPE_IPV6, EthernetHeader
 from appliance.netstack.wire.ipv4 import (
     FRAGMENT_UNIT,
     MORE_FRAGMENTS,
@@ -19,6 +19,7 @@ from appliance.netstack.wire.ipv4 import (
     PROTOCOL_UDP,
     Ipv4Header,
 )
+from appliance.netstack.wire.ipv6 import Ipv6Header
 from appliance.netstack.wire.vnet import VnetHeader
 
 _TCP_HEADER_BYTES: Final = 20
@@ -37,9 +38,9 @@ def wire_frames(frame: bytes) -> Iterator[bytes]:
     header = VnetHeader.parse(frame)
     bare = bytearray(frame[vnet.HEADER_BYTES :])
     kind = header.gso_type & ~vnet.GSO_ECN
-    if kind == vnet.GSO_TCPV4:
+    if kind in (vnet.GSO_TCPV4, vnet.GSO_TCPV6):
         yield from _cut(bare, header.gso_size, PROTOCOL_TCP)
-    elif kind == vnet.GSO_UDP_L4 and _is_ipv4(bare):
+    elif kind == vnet.GSO_UDP_L4:
         yield from _cut(bare, header.gso_size, PROTOCOL_UDP)
     else:
         if header.flags & vnet.NEEDS_CSUM:
@@ -47,7 +48,7 @@ def wire_frames(frame: bytes) -> Iterator[bytes]:
         if kind == vnet.GSO_UDP and _is_ipv4(bare):
             yield from _fragments(bare, header.gso_size)
         else:
-            yield bytes(bare)  # super-frames of IPv6, which this stack does not speak, as they are
+            yield bytes(bare)
 
 
 def whole_frame(frame: bytes) -> bytes:
@@ -75,12 +76,10 @@ def _finish_checksum(frame: bytearray, start: int, offset: int) -> None:
 def _cut(frame: bytearray, size: int, protocol: int) -> Iterator[bytes]:
     """Segments, or datagrams, with at most `size` bytes of text each."""
     at = ethernet.HEADER_BYTES
-    whole = Ipv4Header.parse(frame, at, len(frame))
-    if whole.protocol != protocol or whole.is_fragment:
+    found, transport, end = _transport(frame, at)
+    if found != protocol:
         raise BadPacket("vnet.bad_gso_type")
-    transport = at + whole.header_bytes
     text = transport + _header_bytes(frame, transport, protocol)
-    end = at + whole.total_bytes
     if text >= end:
         raise BadPacket("vnet.truncated")
     headers = frame[:text]
@@ -91,6 +90,22 @@ def _cut(frame: bytearray, size: int, protocol: int) -> Iterator[bytes]:
             _correct_tcp(piece[transport:text], piece, transport, start - text, stop == end)
         _correct_lengths(piece, at, transport, protocol, index)
         yield bytes(piece)
+
+
+def _transport(frame: bytearray, at: int) -> tuple[int, int, int]:
+    """Which protocol a whole packet carries, and where that begins and ends."""
+    ethertype = EthernetHeader.parse(bytes(frame)).ethertype
+    if ethertype == TYPE_IPV6:
+        header = Ipv6Header.parse(frame, at, len(frame))
+        end = at + ipv6.HEADER_BYTES + header.payload_bytes
+        chain = ipv6.follow(frame, at, end)
+        if chain.fragment is not None:
+            raise BadPacket("vnet.bad_gso_type")
+        return chain.protocol, chain.start, end
+    whole = Ipv4Header.parse(frame, at, len(frame))
+    if whole.is_fragment:
+        raise BadPacket("vnet.bad_gso_type")
+    return whole.protocol, at + whole.header_bytes, at + whole.total_bytes
 
 
 def _fragments(frame: bytearray, size: int) -> Iterator[bytes]:
@@ -141,15 +156,20 @@ def _correct_tcp(
 
 def _correct_lengths(piece: bytearray, at: int, transport: int, protocol: int, index: int) -> None:
     """Lengths, identification and checksums of one segment."""
-    identification = int.from_bytes(piece[at + 4 : at + 6], "big") + index & 0xFFFF
-    piece[at + 4 : at + 6] = identification.to_bytes(2, "big")
-    _finish_ip(piece, at, transport)
+    if _is_ipv4(piece):
+        identification = int.from_bytes(piece[at + 4 : at + 6], "big") + index & 0xFFFF
+        piece[at + 4 : at + 6] = identification.to_bytes(2, "big")
+        _finish_ip(piece, at, transport)
+        addresses = word_sum(piece[at + 12 : at + 20])
+    else:
+        payload_bytes = len(piece) - at - ipv6.HEADER_BYTES
+        piece[at + 4 : at + 6] = payload_bytes.to_bytes(2, "big")
+        addresses = word_sum(piece[at + 8 : at + ipv6.HEADER_BYTES])
     length = len(piece) - transport
     where = transport + (_TCP_CHECKSUM_AT if protocol == PROTOCOL_TCP else udp.CHECKSUM_OFFSET)
     if protocol == PROTOCOL_UDP:
         piece[transport + 4 : transport + 6] = length.to_bytes(2, "big")
     piece[where : where + 2] = bytes(2)
-    addresses = word_sum(piece[at + 12 : at + 20])
     total = pseudo_header_sum(addresses, protocol, length) + word_sum(piece[transport:])
     zero = 0xFFFF if protocol == PROTOCOL_UDP else 0
     piece[where : where + 2] = (0xFFFF - fold(total) or zero).to_bytes(2, "big")

@@ -14,6 +14,7 @@ BROADCAST: Final = b"\xff" * ADDRESS_BYTES
 
 TYPE_IPV4: Final = 0x0800
 TYPE_ARP: Final = 0x0806
+TYPE_IPV6: Final = 0x86DD
 
 TYPE_MIN: Final = 0x0600
 """A smaller number in the place of the type is the length of an IEEE 802.3 frame (spanning tree

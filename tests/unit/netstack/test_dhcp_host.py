@@ -17,6 +17,7 @@ from appliance.netstack.dhcp.lease import Lease
 from appliance.netstack.dhcp.requests import Identity
 from appliance.netstack.ip.addresses import HostAddress
 from appliance.netstack.stack import HostConfig
+from appliance.netstack.wire.address import IPV4_BYTES
 from tests.sim.clock import VirtualClock
 from tests.sim.station import OUR_MAC, PEER_MAC
 from tests.sim.wire import Host, Wire
@@ -195,7 +196,7 @@ def test_a_lease_that_ends_takes_the_address_away_and_the_next_brings_it_back() 
     assert net.has is None and "no DHCP server has extended it" in net.dhcp.reasons[0]
     assert net.ask(ARP(op=1, hwsrc=SERVER_AT, psrc=SERVER, pdst=GIVEN)) == []
     assert not net.stack.ip.routes.find(bytes([192, 0, 2, 1]))
-    assert net.stack.ip.paths.mtu == 1500
+    assert net.stack.ip.mtu(IPV4_BYTES) == 1500
     net.answers = True
     net.offers = ["10.0.0.78"]
     net.run(80 * SECOND)

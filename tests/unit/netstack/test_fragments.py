@@ -18,7 +18,7 @@ from appliance.limits import (
     FRAGMENT_PIECES_MAX,
     FRAGMENT_WAITS,
 )
-from appliance.netstack.ip.fragments import Reassembly
+from appliance.netstack.ip.v4.fragments import Ipv4Reassembly
 from appliance.netstack.timers import Timers
 from appliance.netstack.wire.errors import BadPacket
 from appliance.netstack.wire.ipv4 import Ipv4Header
@@ -37,7 +37,7 @@ class Table:
         self.timers = Timers()
         self.counters = Counters()
         self.timed_out: list[bytes] = []
-        self.reassembly = Reassembly(self.timers, self.counters, self._timed_out)
+        self.reassembly = Ipv4Reassembly(self.timers, self.counters, self._timed_out)
 
     def _timed_out(self, packet: bytes, _now: Instant) -> None:
         self.timed_out.append(packet)

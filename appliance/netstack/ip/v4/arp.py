@@ -39,7 +39,7 @@ from appliance.netstack.wire.ipv4 import UNSPECIFIED
 from appliance.trace import Counters
 
 
-class Arp(NeighbourTable):
+class Arp(NeighbourTable[Neighbour]):
     """The IPv4 neighbours of one host."""
 
     def __init__(
@@ -55,6 +55,9 @@ class Arp(NeighbourTable):
         self._mac = mac
         self._addresses = addresses
         self._subnets = subnets
+
+    def _make(self, address: bytes) -> Neighbour:
+        return Neighbour(address, self)
 
     # --- input ------------------------------------------------------------------------
 

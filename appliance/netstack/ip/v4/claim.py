@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from enum import Enum
 from random import Random
-from typing import Final, Protocol
+from typing import Final
 
 from appliance.clock import Instant
 from appliance.limits import (
@@ -32,6 +32,7 @@ from appliance.limits import (
     ARP_DEFEND_AFTER,
     ARP_PROBE_AFTER,
 )
+from appliance.netstack.ip.claimant import Claimant
 from appliance.netstack.ip.v4.arp import Arp
 from appliance.netstack.timers import Timers
 from appliance.netstack.wire import arp, ethernet
@@ -51,17 +52,6 @@ class Stage(Enum):
     ANNOUNCING = "announcing"
     SETTLED = "settled"
     LOST = "lost"
-
-
-class Claimant(Protocol):
-    """Who has lent us an address, and hears what becomes of it."""
-
-    def address_is_ours(self, address: bytes, now: Instant) -> None:
-        """Nobody else uses it; from now on, we do."""
-
-    def address_is_taken(self, address: bytes, rival: str, now: Instant) -> None:
-        """Another station has it: `rival` says at which MAC address. Now it has to be removed; its
-        connections are reset before (RFC 5227 section 2.4)."""
 
 
 class Claim:

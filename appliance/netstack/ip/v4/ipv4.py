@@ -7,12 +7,13 @@ from random import Random
 
 from appliance.clock import Instant
 from appliance.netstack.ip.addresses import Addresses
+from appliance.netstack.ip.claimant import Claimant
 from appliance.netstack.ip.datagram import Datagram
-from appliance.netstack.ip.fragments import Reassembly
 from appliance.netstack.ip.icmp_error import IcmpError
 from appliance.netstack.ip.path import DatagramPath, PathTo
 from appliance.netstack.ip.v4.arp import Arp
-from appliance.netstack.ip.v4.claim import Claim, Claimant, Stage
+from appliance.netstack.ip.v4.claim import Claim, Stage
+from appliance.netstack.ip.v4.fragments import Ipv4Reassembly
 from appliance.netstack.ip.v4.icmp import Icmp
 from appliance.netstack.ip.v4.path import Ipv4Path
 from appliance.netstack.ip.v4.subnet import Subnets
@@ -38,6 +39,7 @@ class Ipv4:
         self,
         link: Link,
         mac: bytes,
+        mtu: int,
         addresses: Addresses,
         path_to: PathTo[DatagramPath],
         deliver: Callable[[Datagram, Instant], None],
@@ -47,6 +49,7 @@ class Ipv4:
         random: Random,
         counters: Counters,
     ) -> None:
+        self.mtu = mtu
         self._link = link
         self._mac = mac
         self._addresses = addresses
@@ -57,7 +60,7 @@ class Ipv4:
         self._subnets = Subnets(addresses)
         self.neighbours = Arp(link, mac, addresses, self._subnets, timers, counters)
         self.icmp = Icmp(addresses, self._subnets, path_to, error_arrives, counters)
-        self._reassembly = Reassembly(timers, counters, self.icmp.reassembly_timed_out)
+        self._reassembly = Ipv4Reassembly(timers, counters, self.icmp.reassembly_timed_out)
         self._claims: dict[bytes, Claim] = {}
 
     # --- our addresses ----------------------------------------------------------------
