@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 TOP = Path(__file__).parents[1]
 PRODUCT = sorted((TOP / "appliance").rglob("*.py"))
 PYTHON = [
@@ -126,8 +128,9 @@ def test_every_module_is_used() -> None:
     assert sorted(modules - used - ENTRY_POINTS) == []
 
 
-def test_every_limit_is_used() -> None:
-    limits = TOP / "appliance" / "limits.py"
+@pytest.mark.parametrize("name", ["limits.py", "image_limits.py"])
+def test_every_limit_is_used(name: str) -> None:
+    limits = TOP / "appliance" / name
     names = [
         n.target.id
         for n in tree(limits).body

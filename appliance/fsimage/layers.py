@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.snapshots import check_new_name, unknown
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.interface import Snapshot
@@ -70,7 +70,7 @@ class Layers:
         """Change a block, with the lock held. NOSPC: there are too many already."""
         top = self.present[0]
         if number not in top:
-            if (self._held + 1) * self._block_bytes > limits.OVERLAY_BYTES_MAX:
+            if (self._held + 1) * self._block_bytes > image_limits.OVERLAY_BYTES_MAX:
                 raise VfsError(Code.NOSPC, "more changes than are kept in memory")
             self._held += 1
             self._changed += block_in(self.present, number) is None

@@ -29,7 +29,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Protocol
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.buffers import Cutter
 from appliance.fsimage.device import BlockDevice, WritableBuffer, bytes_of, check_range
 from appliance.fsimage.errors import ImageError
@@ -107,7 +107,7 @@ class OverlayFile:
 
     def changes(self) -> Iterator[tuple[int, int]]:
         """Offset and length of what was changed, in pieces that are not too large."""
-        slots, piece = self._map.slots, max(1, limits.OVERLAY_GROWS_BY >> self._bits)
+        slots, piece = self._map.slots, max(1, image_limits.OVERLAY_GROWS_BY >> self._bits)
         number = 0
         while number < len(slots):
             if not slots[number]:
@@ -207,7 +207,7 @@ class OverlayFile:
         try:
             end = header.slot_offset(first + count)
             if end > self._store.size:
-                self._store.resize(end + limits.OVERLAY_GROWS_BY)
+                self._store.resize(end + image_limits.OVERLAY_GROWS_BY)
             self._store.write(header.slot_offset(first), data)
         except VfsError:
             self._map.give_back(run)

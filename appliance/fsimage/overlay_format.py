@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from struct import Struct
 from typing import Final
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.device import BlockDevice
 from appliance.fsimage.errors import ImageError
 from appliance.vfs.interface import Buffer
@@ -35,7 +35,7 @@ from appliance.vfs.interface import Buffer
 MAGIC: Final = b"rumpovl\0"
 VERSION: Final = 1
 HEADER_BYTES: Final = 8192
-MAPS: Final = limits.SNAPSHOTS_MAX + 2
+MAPS: Final = image_limits.SNAPSHOTS_MAX + 2
 """The present state, the snapshots, and one to write the next present state into."""
 MAP_PAGE_BYTES: Final = 4096
 """Maps are written in such pieces, and are a multiple of it long."""
@@ -50,12 +50,12 @@ _DIGEST_BYTES: Final = 32
 _HEAD: Final = Struct("<8sIIQQQ32sIII")
 """Magic, version, log2 of block_bytes, sequence; size, modification time and digest of the image;
 whether it is being merged; the number of the present map, and of snapshots."""
-_SNAPSHOT: Final = Struct(f"<{limits.SNAPSHOT_NAME_BYTES_MAX}sIQQ")
+_SNAPSHOT: Final = Struct(f"<{image_limits.SNAPSHOT_NAME_BYTES_MAX}sIQQ")
 """Name, number of its map, when it was made, changed blocks."""
 _CHECKSUM: Final = Struct("<I")
 """CRC-32 of everything before it, in the last bytes of the header."""
 
-assert _HEAD.size + limits.SNAPSHOTS_MAX * _SNAPSHOT.size + _CHECKSUM.size <= HEADER_BYTES
+assert _HEAD.size + image_limits.SNAPSHOTS_MAX * _SNAPSHOT.size + _CHECKSUM.size <= HEADER_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Header:
     def new(cls, base: Base) -> Header:
         """That of an empty overlay."""
         bits = _BLOCK_BITS_MIN
-        while (base.size >> bits) * MAP_ENTRY_BYTES >= limits.OVERLAY_MAP_BYTES_MAX:
+        while (base.size >> bits) * MAP_ENTRY_BYTES >= image_limits.OVERLAY_MAP_BYTES_MAX:
             bits += 1
         return cls(bits, base)
 
@@ -175,7 +175,7 @@ class Header:
         )
         if version != VERSION:
             raise ImageError(f"an overlay of version {version}, of which only {VERSION} is known")
-        if count > limits.SNAPSHOTS_MAX or not _BLOCK_BITS_MIN <= bits <= _BLOCK_BITS_MAX:
+        if count > image_limits.SNAPSHOTS_MAX or not _BLOCK_BITS_MIN <= bits <= _BLOCK_BITS_MAX:
             return None
         at = [_HEAD.size + index * _SNAPSHOT.size for index in range(count)]
         kept = tuple(_snapshot(*_SNAPSHOT.unpack_from(raw, offset)) for offset in at)
@@ -186,7 +186,7 @@ class Header:
         """Whether it has room in memory, and no map has two meanings."""
         maps = [self.present, *(kept.map for kept in self.snapshots)]
         return (
-            self.map_bytes <= limits.OVERLAY_MAP_BYTES_MAX
+            self.map_bytes <= image_limits.OVERLAY_MAP_BYTES_MAX
             and len(set(maps)) == len(maps)
             and max(maps) < MAPS
         )

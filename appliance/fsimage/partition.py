@@ -13,7 +13,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Final
 
-from appliance import limits
+from appliance import image_limits, limits
 from appliance.fsimage.device import BlockDevice
 from appliance.fsimage.errors import ImageError
 from appliance.trace import log
@@ -153,7 +153,7 @@ def _read_logical(device: BlockDevice, extended: int) -> list[Partition]:
     seen: set[int] = set()
     link = extended
     while True:
-        if link in seen or len(seen) >= limits.PARTITIONS_MAX:
+        if link in seen or len(seen) >= image_limits.PARTITIONS_MAX:
             raise ImageError("the chain of logical partitions has no end", _REPAIR)
         seen.add(link)
         if (link + 1) * SECTOR_BYTES > device.size:
@@ -220,7 +220,7 @@ def _gpt_header(device: BlockDevice, at: int, sector_bytes: int) -> _GptHeader:
         raise _Unsound("wrong checksum")
     if my_lba * sector_bytes != at:
         raise _Unsound(f"written for sector {my_lba}")
-    if entry_bytes < _GPT_ENTRY.size or count * entry_bytes > limits.GPT_BYTES_MAX:
+    if entry_bytes < _GPT_ENTRY.size or count * entry_bytes > image_limits.GPT_BYTES_MAX:
         raise _Unsound(f"{count} entries of {entry_bytes} bytes")
     if entries_lba * sector_bytes + count * entry_bytes > device.size:
         raise _Unsound("its entries are beyond the end")
@@ -236,8 +236,8 @@ def _gpt_partitions(device: BlockDevice, header: _GptHeader) -> list[Partition]:
         kind, _, first, last, _, name = _GPT_ENTRY.unpack_from(raw, index * header.entry_bytes)
         if not any(kind):
             continue
-        if len(found) == limits.PARTITIONS_MAX:
-            raise ImageError(f"more than {limits.PARTITIONS_MAX} partitions", _REPAIR)
+        if len(found) == image_limits.PARTITIONS_MAX:
+            raise ImageError(f"more than {image_limits.PARTITIONS_MAX} partitions", _REPAIR)
         type_id = str(uuid.UUID(bytes_le=kind))
         found.append(
             Partition(

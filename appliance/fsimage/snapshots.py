@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from appliance import limits
+from appliance import image_limits
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.interface import Snapshot
 
@@ -45,13 +45,14 @@ def check_new_name(name: str, taken: list[Snapshot]) -> None:
         length = len(name.encode())
     except UnicodeEncodeError:
         raise VfsError(Code.INVAL, f"{name!r} is no name for a snapshot") from None
-    if length > limits.SNAPSHOT_NAME_BYTES_MAX:
+    if length > image_limits.SNAPSHOT_NAME_BYTES_MAX:
         raise VfsError(
-            Code.INVAL, f"a name of more than {limits.SNAPSHOT_NAME_BYTES_MAX} bytes for a snapshot"
+            Code.INVAL,
+            f"a name of more than {image_limits.SNAPSHOT_NAME_BYTES_MAX} bytes for a snapshot",
         )
     if any(kept.name == name for kept in taken):
         raise VfsError(Code.EXIST, f'there is a snapshot "{name}" already')
-    if len(taken) >= limits.SNAPSHOTS_MAX:
+    if len(taken) >= image_limits.SNAPSHOTS_MAX:
         raise VfsError(Code.NOSPC, f"there are {len(taken)} snapshots already: delete one first")
 
 

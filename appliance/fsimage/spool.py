@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, Final, Protocol
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.device import BlockDevice, FileDevice
 from appliance.fsimage.errors import ImageError
 from appliance.vfs.interface import AboutToWait, waits_for_nobody
@@ -70,7 +70,7 @@ def spool(
 def _refused(path: str, kind: str, reason: str) -> ImageError:
     if "memory" in reason:
         return ImageError(
-            f"decompressing it needs more than {limits.SPOOL_MEMORY_MAX >> 20} MiB of memory",
+            f"decompressing it needs more than {image_limits.SPOOL_MEMORY_MAX >> 20} MiB of memory",
             "decompress it yourself",
         )
     return ImageError(f"it is compressed with {kind}, and damaged: {reason}", f"{kind} -t {path}")
@@ -89,9 +89,9 @@ def _write_sparse(fd: int, pieces: Iterator[bytes]) -> int:
     """Write what is not zeros; how much there is altogether."""
     end = 0
     for piece in pieces:
-        if end + len(piece) > limits.SPOOL_BYTES_MAX:
+        if end + len(piece) > image_limits.SPOOL_BYTES_MAX:
             raise ImageError(
-                f"the decompressed image has more than {limits.SPOOL_BYTES_MAX >> 30} GiB",
+                f"the decompressed image has more than {image_limits.SPOOL_BYTES_MAX >> 30} GiB",
                 "decompress it yourself",
             )
         if signal.sigpending() & _STOP:  # they are blocked: whoever waits for us would wait long
@@ -160,7 +160,7 @@ def _xz_pieces(source: BinaryIO) -> Iterator[bytes]:
     left = source.read(_READ_BYTES)
     try:
         while left:
-            part = lzma.LZMADecompressor(lzma.FORMAT_XZ, limits.SPOOL_MEMORY_MAX)
+            part = lzma.LZMADecompressor(lzma.FORMAT_XZ, image_limits.SPOOL_MEMORY_MAX)
             while not part.eof:
                 yield part.decompress(left, _PIECE_BYTES)
                 left = b""
@@ -179,7 +179,7 @@ def _zstd_pieces(source: BinaryIO) -> Iterator[bytes]:
             "it is compressed with zstd, which needs the Python package zstandard",
             "pip install 'rumpnfsd[zstd]', or decompress it: zstd -d",
         ) from None
-    window = limits.SPOOL_MEMORY_MAX // 2
+    window = image_limits.SPOOL_MEMORY_MAX // 2
     left = source.read(_ZSTD_READ_BYTES)
     try:
         while left:

@@ -23,7 +23,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.ext4 import bits, layout
 from appliance.fsimage.ext4.bitmaps import has_uninit_groups, never_used_blocks
 from appliance.fsimage.ext4.crc import MASK32, crc32c
@@ -110,7 +110,7 @@ class Allocator:
         volume.own_blocks = self._metadata
         self._space: Final = FreeSpace(volume, self._metadata)
         self._inodes: Final = InodeSpace(volume, self._space)
-        self._spare: Final = min(superblock.blocks_count // 50, limits.SPARE_BLOCKS_MAX)
+        self._spare: Final = min(superblock.blocks_count // 50, image_limits.SPARE_BLOCKS_MAX)
         self.free_blocks, self.free_inodes = volume.free_blocks_and_inodes()
         """Of what is published. Whoever publishes adds what the operation has changed."""
         self.waiting_blocks = 0

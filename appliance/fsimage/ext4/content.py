@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.ext4 import data as file_data
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4 import layout, map_changes, writing, zeroing
@@ -196,7 +196,7 @@ def _free_behind(filesystem: Ext4, operation: Operation, inode: Inode, size: int
     """Free the blocks behind `size`, as many as an operation may; whether those were all."""
     first = -(-size >> filesystem.volume.block_bits)
     changer = map_changes.of(filesystem.maps, operation, inode)
-    return changer.remove(first, EVERYTHING, limits.EXTENTS_CHANGED_MAX) == first
+    return changer.remove(first, EVERYTHING, image_limits.EXTENTS_CHANGED_MAX) == first
 
 
 # --- holes and reserved space ---------------------------------------------------------
@@ -226,7 +226,7 @@ def punch(node: Ext4Node, offset: int, end: int) -> None:
             inode = operation.inode(number)
             changer = map_changes.of(filesystem.maps, operation, inode)
             operation.modified(inode)
-            return changer.remove(first, stop, limits.EXTENTS_CHANGED_MAX)
+            return changer.remove(first, stop, image_limits.EXTENTS_CHANGED_MAX)
 
         if offset < end:
             filesystem.change(edges)
@@ -272,7 +272,7 @@ def _fill_holes(
     """Put storage where there are holes, as often as an operation may; how far it came."""
     changer = map_changes.of(filesystem.maps, operation, inode)
     goal = filesystem.writer.allocator.goal_of(inode.number)
-    for _ in range(limits.EXTENTS_CHANGED_MAX):
+    for _ in range(image_limits.EXTENTS_CHANGED_MAX):
         extent = changer.find(logical).part(logical, end)
         if extent.physical:
             goal = extent.physical + extent.count

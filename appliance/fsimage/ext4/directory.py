@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4 import layout
 from appliance.fsimage.ext4.cache import Cache
@@ -81,10 +81,10 @@ class Directories:
         self.volume: Final = volume
         self.maps: Final = maps
         self.chunks: Final[Cache[tuple[int, int], Chunk]] = Cache(
-            limits.DIRECTORY_CACHE_ENTRIES_MAX, len
+            image_limits.DIRECTORY_CACHE_ENTRIES_MAX, len
         )
         self.rooms: Final[Cache[tuple[int, int], Room]] = Cache(
-            limits.DIRECTORY_ROOM_BYTES_MAX, lambda room: room.weight
+            image_limits.DIRECTORY_ROOM_BYTES_MAX, lambda room: room.weight
         )
         self.inodes_count: Final = disk.s_inodes_count
         unsigned = bool(disk.s_flags & layout.FLAGS_UNSIGNED_HASH)
@@ -92,7 +92,7 @@ class Directories:
         default = disk.s_def_hash_version
         self.default_version: Final = default if default <= TEA else HALF_MD4
         self._hashes: Final[dict[int, HashOf]] = {
-            version: lru_cache(limits.NAME_HASHES_MAX)(
+            version: lru_cache(image_limits.NAME_HASHES_MAX)(
                 NameHash(version, disk.s_hash_seed, unsigned=unsigned)
             )
             for version in range(2 * UNSIGNED)
@@ -248,7 +248,7 @@ class Directory:
             entries = list(self._inline_entries())
         else:
             blocks = self._leaves(at)
-            if len(blocks) << self._volume.block_bits > limits.DIRECTORY_LINEAR_BYTES_MAX:
+            if len(blocks) << self._volume.block_bits > image_limits.DIRECTORY_LINEAR_BYTES_MAX:
                 raise self.damaged("so much without an index that it needs e2fsck -D first")
             entries = [entry for block in blocks for entry in self._leaf_entries(block)]
         return Chunk([entry for entry in entries if entry[2] not in _DOTS])

@@ -21,7 +21,7 @@ from functools import partial
 from itertools import chain
 from typing import Final
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.ext4 import index_changes, layout, map_changes
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4.directory import Directories, Directory
@@ -233,7 +233,7 @@ class DirectoryChange:
         if self.count == 1 and self.volume.superblock.has_dir_index:
             index_changes.make(self)
             return None
-        if (self.count + 1) << self.volume.block_bits > limits.DIRECTORY_LINEAR_BYTES_MAX:
+        if (self.count + 1) << self.volume.block_bits > image_limits.DIRECTORY_LINEAR_BYTES_MAX:
             raise VfsError(Code.NOSPC, f"directory {self.directory.number} needs an index")
         return self.append_leaf(), 0
 

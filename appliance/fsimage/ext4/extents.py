@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.ext4 import layout
 from appliance.fsimage.ext4.cache import Cache
 from appliance.fsimage.ext4.crc import crc32c
@@ -184,7 +184,7 @@ class BlockMaps:
     def __init__(self, volume: Volume) -> None:
         self.volume: Final = volume
         self.pieces: Final[Cache[tuple[int, int], Leaf | Branch]] = Cache(
-            limits.BLOCK_MAP_CACHE_EXTENTS_MAX, len
+            image_limits.BLOCK_MAP_CACHE_EXTENTS_MAX, len
         )
 
     def of(self, inode: Inode) -> BlockMap:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
-from appliance import limits
+from appliance import image_limits
 from appliance.clock import Clock, SystemClock
 from appliance.fsimage.device import BlockDevice, snapshots_of
 from appliance.fsimage.durability import Durability
@@ -109,8 +109,8 @@ class Ext4(FileSystem, Snapshots):
         self.maps = BlockMaps(volume)
         self.directories = Directories(volume, self.maps)
         self.orphans = Orphans(volume)
-        self.names = Cache(limits.NAME_CACHE_MAX)
-        self._nodes: Cache[int, Ext4Node] = Cache(limits.NODE_CACHE_MAX)
+        self.names = Cache(image_limits.NAME_CACHE_MAX)
+        self._nodes: Cache[int, Ext4Node] = Cache(image_limits.NODE_CACHE_MAX)
 
     # Nodes.
 

@@ -18,7 +18,7 @@ from array import array
 from collections.abc import Iterator
 from typing import Final
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.ext4 import bits
 from appliance.fsimage.ext4.bitmaps import used_blocks
 from appliance.fsimage.ext4.groups import Metadata, free_blocks_of
@@ -57,7 +57,7 @@ class FreeSpace:
         self._per_group: Final = superblock.disk.s_blocks_per_group
         self._groups_count: Final = superblock.groups_count
         self._groups: Final[dict[int, HeldBlocks]] = {}
-        self._groups_max = limits.BLOCK_BITMAPS_MAX
+        self._groups_max = image_limits.BLOCK_BITMAPS_MAX
         self._damaged: Final[set[int]] = set()
         counts = [free_blocks_of(volume.group(index)) for index in range(self._groups_count)]
         self.available: Final = array("I", counts)
@@ -108,7 +108,7 @@ class FreeSpace:
         for index in list(self._groups):
             if self.available[index] == free_blocks_of(self._volume.group(index)):
                 del self._groups[index]
-        self._groups_max = max(limits.BLOCK_BITMAPS_MAX, 2 * len(self._groups))
+        self._groups_max = max(image_limits.BLOCK_BITMAPS_MAX, 2 * len(self._groups))
 
     # Searching.
 

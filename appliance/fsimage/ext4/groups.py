@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4 import layout
 from appliance.fsimage.ext4.crc import MASK32, crc32c
@@ -168,7 +168,7 @@ class Metadata:
     def __init__(self, volume: Volume) -> None:
         superblock = volume.superblock
         problem = geometry_problem(superblock)
-        if not problem and superblock.groups_count > limits.WRITABLE_GROUPS_MAX:
+        if not problem and superblock.groups_count > image_limits.WRITABLE_GROUPS_MAX:
             problem = f"{superblock.groups_count} block groups, too many to be written"
         if problem:
             raise volume.distrusted("the superblock", f"has {problem}")

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.ext4 import layout
 from appliance.fsimage.ext4.crc import crc32c
 from appliance.fsimage.ext4.directory_block import rec_len_to_disk
@@ -161,7 +161,7 @@ def split(change: DirectoryChange, at: int) -> None:
 
 def _check_group(change: DirectoryChange, count: int) -> None:
     """NOSPC if so many leaves hang together that they cannot be listed, as one, any more."""
-    if count << change.volume.block_bits > limits.DIRECTORY_LINEAR_BYTES_MAX:
+    if count << change.volume.block_bits > image_limits.DIRECTORY_LINEAR_BYTES_MAX:
         raise VfsError(Code.NOSPC, f"directory {change.directory.number}: names of one hash")
 
 

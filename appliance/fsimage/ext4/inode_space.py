@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Iterator
 from typing import Final
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.ext4 import bitmaps, bits, layout
 from appliance.fsimage.ext4.free_space import FreeSpace
 from appliance.fsimage.ext4.groups import directories_of, free_inodes_of
@@ -115,7 +115,7 @@ class InodeSpace:
             inodes -= self._per_group >> 2
             blocks -= self._volume.superblock.disk.s_blocks_per_group >> 2
             directories += self._per_group >> 4
-        for step in range(min(groups, limits.DIRECTORY_GROUPS_TRIED_MAX)):
+        for step in range(min(groups, image_limits.DIRECTORY_GROUPS_TRIED_MAX)):
             index = (start + step) % groups
             if (
                 self._has_room[index]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from appliance import limits
+from appliance import image_limits
 from appliance.clock import Clock, SystemClock
 from appliance.fsimage.device import BlockDevice, Overlay
 from appliance.fsimage.durability import Durability
@@ -88,7 +88,7 @@ def _what_is_wrong(device: BlockDevice, superblock: Superblock, name: str) -> st
     """The first thing that is, in words."""
     from appliance.fsimage.ext4.check import Code, examine  # which is rarely needed here
 
-    if superblock.blocks_count > limits.CHECKED_BLOCKS_MAX:
+    if superblock.blocks_count > image_limits.CHECKED_BLOCKS_MAX:
         return "it is too large to be checked here"
     log.info("%s: being checked", name)
     try:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4 import layout
 from appliance.fsimage.ext4.crc import crc32c
@@ -49,8 +49,8 @@ class Orphans:
             if problem or number in seen:
                 return problem or f"has inode {number} twice"
             seen.add(number)
-            if len(self.numbers) == limits.ORPHANS_MAX:
-                return f"has more than {limits.ORPHANS_MAX} inodes"
+            if len(self.numbers) == image_limits.ORPHANS_MAX:
+                return f"has more than {image_limits.ORPHANS_MAX} inodes"
             self.numbers.append(number)
             try:
                 number = inodes.read_any(volume, number, unlinked=True).disk.i_dtime
@@ -130,7 +130,7 @@ class OrphanFile:
     def _find_blocks(self) -> list[int]:
         """IO: it is larger than any kernel makes it."""
         size = self._inode.size
-        if size > limits.ORPHAN_FILE_BYTES_MAX:
+        if size > image_limits.ORPHAN_FILE_BYTES_MAX:
             raise self._volume.distrusted("the orphan file", f"has {size} bytes")
         count = size >> self._volume.block_bits
         extents = BlockMaps(self._volume).of(self._inode).extents(0, count)

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.device import BlockDevice
 from appliance.fsimage.ext4 import layout
 from appliance.fsimage.ext4.cache import Cache
@@ -47,8 +47,8 @@ class Volume:
         self.has_metadata_csum: Final = superblock.has_metadata_csum
         self.seed: Final = superblock.checksum_seed
         self._first_block: Final = superblock.disk.s_first_data_block
-        self._blocks: Final[Cache[int, bytes]] = Cache(limits.METADATA_CACHE_BYTES_MAX, len)
-        self._groups: Final[Cache[int, ext4_group_desc]] = Cache(limits.GROUPS_CACHE_MAX)
+        self._blocks: Final[Cache[int, bytes]] = Cache(image_limits.METADATA_CACHE_BYTES_MAX, len)
+        self._groups: Final[Cache[int, ext4_group_desc]] = Cache(image_limits.GROUPS_CACHE_MAX)
         self._inodes_per_group: Final = superblock.disk.s_inodes_per_group
         self._inode_bytes: Final = superblock.inode_bytes
         self._inode_tables: Final[dict[int, int]] = {}
@@ -104,7 +104,7 @@ class Volume:
     def damaged(self, what: str, how: str) -> VfsError:
         """The error to raise for something that is not as it should be; it is logged once."""
         sentence = f"{self.name}: {what} {how}"
-        if sentence not in self._complaints and len(self._complaints) < limits.COMPLAINTS_MAX:
+        if sentence not in self._complaints and len(self._complaints) < image_limits.COMPLAINTS_MAX:
             self._complaints.add(sentence)
             log.warning("%s", sentence)
         return VfsError(Code.IO, sentence)
@@ -158,7 +158,7 @@ class Volume:
         return crc16(0xFFFF, uuid + number + raw[:at] + raw[at + 2 :])
 
     def _group_seed(self, index: int) -> int:
-        if len(self._group_seeds) >= limits.GROUPS_CACHE_MAX:
+        if len(self._group_seeds) >= image_limits.GROUPS_CACHE_MAX:
             self._group_seeds.clear()
         seed = self._group_seeds[index] = crc32c(self.seed, struct.pack("<I", index))
         return seed
@@ -174,7 +174,7 @@ class Volume:
 
     def _inode_table(self, index: int) -> int:
         """The first block of a group's part of the inode table, which never changes."""
-        if len(self._inode_tables) >= limits.GROUPS_CACHE_MAX:
+        if len(self._inode_tables) >= image_limits.GROUPS_CACHE_MAX:
             self._inode_tables.clear()
         table = self._inode_tables[index] = inode_table_of(self.group(index))
         return table

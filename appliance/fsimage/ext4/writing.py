@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.buffers import Cutter
 from appliance.fsimage.ext4 import map_changes, zeroing
 from appliance.fsimage.ext4.data import zeros
@@ -161,7 +161,7 @@ class _Portion:
         else:
             self._found = node.block_map.extents(first, stop)
         for extent in self._found:
-            if len(self._pieces) >= limits.EXTENTS_CHANGED_MAX:
+            if len(self._pieces) >= image_limits.EXTENTS_CHANGED_MAX:
                 break
             if extent.physical:
                 kind = _Kind.OVERWRITTEN if extent.written else _Kind.CONVERTED
@@ -185,7 +185,7 @@ class _Portion:
         none."""
         goal = self._goal(hole)
         logical = hole.logical
-        while logical < hole.end and len(self._pieces) < limits.EXTENTS_CHANGED_MAX:
+        while logical < hole.end and len(self._pieces) < image_limits.EXTENTS_CHANGED_MAX:
             try:
                 physical, count = self._reserve_some(goal, logical, hole.end - logical)
             except VfsError:

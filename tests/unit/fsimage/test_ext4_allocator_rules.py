@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.device import FileDevice
 from appliance.fsimage.ext4 import groups, layout
 from appliance.fsimage.ext4.allocator import Allocator
@@ -146,17 +146,17 @@ def test_what_an_operation_that_failed_has_taken_is_still_reserved(disk: Disk) -
 
 def test_reservations_leave_something_to_operations(disk: Disk) -> None:
     spare = disk.volume.superblock.blocks_count // 50
-    assert spare > limits.SPARE_BLOCKS_MAX
+    assert spare > image_limits.SPARE_BLOCKS_MAX
     allocator = disk.allocator
     assert allocator.available_blocks(privileged=True) == allocator.free_blocks - 64
     reserved = 0
     while allocator.available_blocks(privileged=True):
         reserved += allocator.reserve(ANYWHERE, 1 << 20)[1]
-    assert reserved == allocator.free_blocks - limits.SPARE_BLOCKS_MAX
+    assert reserved == allocator.free_blocks - image_limits.SPARE_BLOCKS_MAX
     with refused(Code.NOSPC):
         allocator.reserve(ANYWHERE, 1)
     operation = disk.operation()
-    for _ in range(limits.SPARE_BLOCKS_MAX):
+    for _ in range(image_limits.SPARE_BLOCKS_MAX):
         operation.allocate(ANYWHERE, 1)
     with refused(Code.NOSPC):
         operation.allocate(ANYWHERE, 1)
@@ -521,7 +521,7 @@ def test_a_table_that_was_never_made_is_used_from_its_beginning(tmp_path: Path) 
 
 
 def test_bitmaps_of_idle_groups_are_forgotten(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BLOCK_BITMAPS_MAX", 3)
+    monkeypatch.setattr(image_limits, "BLOCK_BITMAPS_MAX", 3)
     disk.allocator = Allocator(disk.volume)
     operation = disk.operation()
     pending = operation.allocate(1 + 3 * 512, 8)

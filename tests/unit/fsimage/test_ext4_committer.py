@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from appliance import limits
+from appliance import image_limits
 from appliance.clock import MILLISECOND
 from appliance.fsimage.durability import Durability
 from appliance.fsimage.ext4.journal.committer import Journal
@@ -173,7 +173,7 @@ def test_complete_transactions_do_not_pile_up() -> None:
     world = World()
     for number in range(100):
         world.act(*range(number, number + 8))
-    assert len(world.log.transactions) >= 100 - limits.TRANSACTIONS_WAITING_MAX - 2
+    assert len(world.log.transactions) >= 100 - image_limits.TRANSACTIONS_WAITING_MAX - 2
 
 
 def test_a_change_that_is_too_large_for_the_log_is_refused() -> None:
@@ -269,7 +269,7 @@ def test_process_is_durable_when_it_returns_and_nobody_waits() -> None:
 
 
 def test_lazy_promises_nothing_now_and_writes_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "COMMIT_INTERVAL", 20 * MILLISECOND)
+    monkeypatch.setattr(image_limits, "COMMIT_INTERVAL", 20 * MILLISECOND)
     world = World(Durability.LAZY)
     with world.thread():
         world.act(1)
@@ -279,7 +279,7 @@ def test_lazy_promises_nothing_now_and_writes_later(monkeypatch: pytest.MonkeyPa
 
 
 def test_nothing_wakes_an_idle_journal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "COMMIT_INTERVAL", 1 * MILLISECOND)
+    monkeypatch.setattr(image_limits, "COMMIT_INTERVAL", 1 * MILLISECOND)
     world = World()
     wakes = 0
     wait = world.journal._wake.wait

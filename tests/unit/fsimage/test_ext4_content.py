@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.ext4 import content
 from appliance.fsimage.ext4.filesystem import Ext4
 from appliance.fsimage.ext4.node import Ext4Node
@@ -281,7 +281,7 @@ def operations(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> list[Operation]:
 def test_a_write_of_many_pieces_takes_several_operations(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "EXTENTS_CHANGED_MAX", 8)
+    monkeypatch.setattr(image_limits, "EXTENTS_CHANGED_MAX", 8)
     node = disk.node()
     expected = checkered(node, 60)
     begun = operations(disk, monkeypatch)
@@ -295,7 +295,7 @@ def test_a_write_of_many_pieces_takes_several_operations(
 def test_a_write_that_fails_half_way_says_how_far_it_came(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "EXTENTS_CHANGED_MAX", 8)
+    monkeypatch.setattr(image_limits, "EXTENTS_CHANGED_MAX", 8)
     node = disk.node()
     expected = checkered(node, 60)
     real = Ext4.change
@@ -321,7 +321,7 @@ def test_a_write_that_fails_half_way_says_how_far_it_came(
 def test_a_long_truncation_is_finished_after_a_crash(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "EXTENTS_CHANGED_MAX", 8)
+    monkeypatch.setattr(image_limits, "EXTENTS_CHANGED_MAX", 8)
     node = disk.node()
     expected = checkered(node, 100)
     used = node.attributes().used
@@ -427,7 +427,7 @@ def test_a_hole_gives_storage_back(disk: Disk) -> None:
 
 
 def test_a_removed_file_gives_storage_back(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "EXTENTS_CHANGED_MAX", 8)
+    monkeypatch.setattr(image_limits, "EXTENTS_CHANGED_MAX", 8)
     before = disk.filesystem.statistics()
     root = disk.filesystem.root()
     node = root.create(b"new", NewNode(FileType.REGULAR, 0o644, 0, 0))

@@ -335,7 +335,7 @@ def test_what_is_wrong_indeed_is_served_read_only(
 def test_what_is_too_large_to_be_checked_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     image = Image("-t", "ext2")
     mark(image, 0)
-    monkeypatch.setattr("appliance.limits.CHECKED_BLOCKS_MAX", 100)
+    monkeypatch.setattr("appliance.image_limits.CHECKED_BLOCKS_MAX", 100)
     assert image.open().read_only
 
 

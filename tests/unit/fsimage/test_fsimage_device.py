@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage import in_use
 from appliance.fsimage.device import BlockDevice, FileDevice, Overlay, Slice
 from appliance.fsimage.errors import ImageError
@@ -237,7 +237,7 @@ def test_an_overlay_is_like_a_copy(
 
 
 def test_an_overlay_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "OVERLAY_BYTES_MAX", 8192)
+    monkeypatch.setattr(image_limits, "OVERLAY_BYTES_MAX", 8192)
     overlay = Overlay(MemoryDevice(bytes(100_000)), 4096)
     overlay.write(0, [bytes(8192)])
     with pytest.raises(VfsError) as caught:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.device import FileDevice
 from appliance.fsimage.durability import Durability
 from appliance.fsimage.errors import ImageError
@@ -121,7 +121,7 @@ def test_what_was_durable_survives_a_kill(
 def test_more_changes_than_memory_may_hold_are_a_full_disk(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "OVERLAY_BYTES_MAX", 2 << 20)
+    monkeypatch.setattr(image_limits, "OVERLAY_BYTES_MAX", 2 << 20)
     filesystem = opened(image, IN_MEMORY)
     node = store(filesystem, "large", b"x" * 100_000)
     with pytest.raises(VfsError) as caught:

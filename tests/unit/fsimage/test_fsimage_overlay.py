@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.device import FileDevice
 from appliance.fsimage.errors import ImageError
 from appliance.fsimage.overlay_file import OverlayFile
@@ -37,7 +37,7 @@ from tests.unit.fsimage.overlay_crash import (
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "OVERLAY_GROWS_BY", 16384)
+    monkeypatch.setattr(image_limits, "OVERLAY_GROWS_BY", 16384)
 
 
 # --- a device like any other --------------------------------------------------
@@ -444,7 +444,7 @@ class KilledError(Exception):
 def test_a_merge_is_killed_at_any_instant_and_begun_again(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "OVERLAY_GROWS_BY", 4096)
+    monkeypatch.setattr(image_limits, "OVERLAY_GROWS_BY", 4096)
     really = {name: getattr(os, name) for name in ("pwritev", "fdatasync", "ftruncate")}
     for instant in range(100):
         image.write_bytes(BASE)

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.durability import Durability
 from appliance.fsimage.ext4.check import examine
 from appliance.fsimage.ext4.filesystem import Ext4, open_ext4
@@ -36,7 +36,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "OVERLAY_GROWS_BY", 65536)
+    monkeypatch.setattr(image_limits, "OVERLAY_GROWS_BY", 65536)
 
 
 def contents(number: int) -> bytes:

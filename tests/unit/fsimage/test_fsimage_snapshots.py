@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as some
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.device import BlockDevice, FileDevice, Overlay, Slice, snapshots_of
 from appliance.fsimage.overlays import open_overlay
 from appliance.fsimage.snapshots import BlockSnapshots
@@ -35,7 +35,7 @@ def in_a_file() -> BlockDevice:
 
 @pytest.fixture(params=[in_memory, in_a_file])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> BlockDevice:
-    monkeypatch.setattr(limits, "OVERLAY_GROWS_BY", 16384)
+    monkeypatch.setattr(image_limits, "OVERLAY_GROWS_BY", 16384)
     made: BlockDevice = request.param()
     return made
 
@@ -132,7 +132,7 @@ def test_what_is_no_name(device: BlockDevice, name: str) -> None:
 
 def test_there_is_a_limit(device: BlockDevice) -> None:
     snapshots = kept(device)
-    for number in range(limits.SNAPSHOTS_MAX):
+    for number in range(image_limits.SNAPSHOTS_MAX):
         device.write(number % 11 * 4096, [b"x" * 4096])
         snapshots.create(f"s{number}", number)
     with pytest.raises(VfsError, match="delete one first") as caught:
@@ -157,7 +157,7 @@ def test_a_partition_has_those_of_the_disk(device: BlockDevice) -> None:
 
 
 def test_what_snapshots_hold_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "OVERLAY_BYTES_MAX", 4 * 4096)
+    monkeypatch.setattr(image_limits, "OVERLAY_BYTES_MAX", 4 * 4096)
     device = Overlay(BytesDevice(BASE))
     device.write(0, [bytes(2 * 4096)])
     device.snapshots.create("two", 0)

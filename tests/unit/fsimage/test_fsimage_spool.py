@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.device import FileDevice
 from appliance.fsimage.errors import ImageError
 from appliance.fsimage.image import open_image
@@ -126,7 +126,7 @@ def test_garbage_behind(kind: str, tmp_path: Path) -> None:
 
 
 def test_more_than_we_spool(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SPOOL_BYTES_MAX", MIB)
+    monkeypatch.setattr(image_limits, "SPOOL_BYTES_MAX", MIB)
     path = tmp_path / "image"
     path.write_bytes(COMPRESS[kind](bytes(20 * MIB)))
     assert refused(path, "more than").hint == "decompress it yourself"
@@ -137,7 +137,7 @@ def test_more_memory_than_we_give(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a file says it needs is not given to it, however small it is."""
-    monkeypatch.setattr(limits, "SPOOL_MEMORY_MAX", MIB)
+    monkeypatch.setattr(image_limits, "SPOOL_MEMORY_MAX", MIB)
     path = tmp_path / "image"
     path.write_bytes(COMPRESS[kind](os.urandom(2 * MIB)))
     refused(path, "of memory")

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4 import layout
 from appliance.fsimage.ext4.bits import Bits
@@ -254,7 +254,7 @@ class _OneDirectory:
             return
         if name in self._seen:
             self._wrong(Code.ENTRY_DUPLICATE, f"has the entry {words(name)} twice")
-        if len(self._seen) >= limits.CHECK_NAMES_MAX:
+        if len(self._seen) >= image_limits.CHECK_NAMES_MAX:
             self._seen.clear()
         self._seen.add(name)
         kind = context.kinds[inode]

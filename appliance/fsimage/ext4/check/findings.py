@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from appliance import limits
+from appliance import image_limits
 
 
 class Code(Enum):
@@ -79,7 +79,7 @@ class Findings:
 
     def add(self, code: Code, inode: int, text: str) -> None:
         """One more thing is wrong."""
-        if len(self.all) < limits.CHECK_FINDINGS_MAX:
+        if len(self.all) < image_limits.CHECK_FINDINGS_MAX:
             self.all.append(Finding(code, inode, text))
         else:
             self.more += 1

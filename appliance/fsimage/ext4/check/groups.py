@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.errors import ImageError
 from appliance.fsimage.ext4 import layout
 from appliance.fsimage.ext4.check.context import Context, tables_bytes
@@ -198,7 +198,7 @@ def unusable(superblock: Superblock) -> None:
     problem = geometry_problem(superblock)
     if problem:
         raise ImageError(f"the superblock makes no sense: {problem}")
-    if tables_bytes(superblock) > limits.CHECK_TABLES_BYTES_MAX:
+    if tables_bytes(superblock) > image_limits.CHECK_TABLES_BYTES_MAX:
         raise ImageError(
             f"a check would take {tables_bytes(superblock) >> 20} MiB of memory",
             "check it with e2fsck -fn",

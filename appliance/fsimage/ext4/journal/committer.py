@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from appliance import limits
+from appliance import image_limits
 from appliance.clock import SECOND
 from appliance.fsimage.durability import Durability
 from appliance.fsimage.ext4.journal.log import Log
@@ -163,7 +163,11 @@ class Journal:
             if self._running.size + count <= most:
                 return
             self._close_running()
-            late = self._closed[0] if len(self._closed) > limits.TRANSACTIONS_WAITING_MAX else None
+            late = (
+                self._closed[0]
+                if len(self._closed) > image_limits.TRANSACTIONS_WAITING_MAX
+                else None
+            )
         if late is not None:
             late.wait()
         elif self._has_thread:
@@ -284,7 +288,7 @@ class Journal:
         self._has_thread = True
         self._want()  # somebody may have asked before
         while not self._ending:
-            timeout = None if self._doze() else limits.COMMIT_INTERVAL / SECOND
+            timeout = None if self._doze() else image_limits.COMMIT_INTERVAL / SECOND
             in_time = self._wake.wait(timeout)
             self._wake.clear()
             wanted, self._wanted = self._wanted, False

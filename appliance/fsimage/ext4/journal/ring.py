@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.errors import ImageError
 from appliance.fsimage.ext4 import layout
 from appliance.fsimage.ext4.crc import MASK32, crc32c
@@ -131,7 +131,7 @@ class Ring:
         """ImageError: nothing can be written to it. There has to be room, in blocks that are all
         there, each of them once."""
         problem = ""
-        if self.end - self.first < limits.JOURNAL_BLOCKS_MIN:
+        if self.end - self.first < image_limits.JOURNAL_BLOCKS_MIN:
             problem = f"its log has {self.end - self.first} blocks"
         end = 0
         for extent in sorted(self._map.extents(0, self.end), key=lambda each: each.physical):
