@@ -159,6 +159,8 @@ class SendHalf:
         """Believe [left, right) to be lost, but what is known to have arrived: it will be sent
         again, and no longer counts as in flight. Nothing in it can tell a round-trip time any more
         (Karn's algorithm)."""
+        if left == right:
+            return  # nothing is in flight
         if not self.sacked.size:
             self.lost.add(left, right)
         else:

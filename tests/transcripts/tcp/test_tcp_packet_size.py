@@ -66,6 +66,18 @@ def test_a_doubted_router_is_believed_when_the_timer_expires(wire: Wire) -> None
     assert wire.path.mtu == 1000
 
 
+def test_an_idle_connection_on_a_path_that_shrinks_has_lost_nothing(wire: Wire) -> None:
+    """Another connection was told: this one has nothing under way that could go again."""
+    wire.established()
+    wire.path.mtu = 1000
+    wire.user.fit_path()
+    wire.quiet()
+    assert not wire.user.snd.lost
+    wire.user.send([bytes(1000)])
+    wire.ours(ACK, seq=1, size=960)
+    wire.ours(PSH | ACK, seq=961, size=40)
+
+
 def test_what_another_connection_learnt_counts_when_this_one_hears_it(wire: Wire) -> None:
     """The path knows already; the connection was half-open then."""
     wire.peer(SYN, seq=0, mss=MSS)
