@@ -18,7 +18,7 @@ from random import Random
 from appliance.clock import MILLISECOND
 from appliance.netstack.tcp.state import State
 from appliance.trace import log
-from tests.fuzz.corpus import ACK, CORPUS, FIN, PSH, SYN, SYN_OPTIONS, numbers, text
+from tests.fuzz.corpus import ACK, CORPUS, CORPUS6, FIN, PSH, SYN, SYN_OPTIONS, numbers, text
 from tests.fuzz.mutation import mutated, offload_header
 from tests.fuzz.target import Action, Arrives, Calls, Passes, Setting, Target
 
@@ -64,6 +64,7 @@ class Episode:
         self.tally = tally
         self.setting = Setting(
             vnet=random.random() < 0.5,
+            six=random.random() < 0.5,
             receive_bytes=random.choice((1000, 65_535, 1 << 18)),
             seed=random.getrandbits(32),
         )
@@ -75,7 +76,7 @@ class Episode:
     def run(self) -> None:
         """AssertionError, or anything else, where something is wrong."""
         self.situation(self)
-        names = list(CORPUS)
+        names = [*CORPUS, *CORPUS6] if self.setting.six else list(CORPUS)
         for _ in range(FRAMES_IN_EPISODE):
             chance = self.random.random()
             if chance < 0.1:
@@ -104,7 +105,8 @@ class Episode:
         state = "CLOSED" if c is None else str(c.state)
         self.tally.frames += 1
         self.tally.seen[state, name] += 1
-        frame = CORPUS[name](numbers(c, random, self.target.now))
+        make = CORPUS.get(name) or CORPUS6[name]
+        frame = make(numbers(c, random, self.target.now, self.setting.six))
         bad = random.random() >= AS_IT_IS
         if bad:
             frame = mutated(frame, random)
@@ -116,7 +118,7 @@ class Episode:
 
     def right(self, flags: int, data: bytes = b"", options: bytes = b"", back: int = 0) -> None:
         """A segment that is what the connection waits for, or `back` bytes earlier acknowledged."""
-        n = numbers(self.target.connection, self.random, self.target.now)
+        n = numbers(self.target.connection, self.random, self.target.now, self.setting.six)
         header = bytes(10) if self.setting.vnet else b""
         frame = n.segment(flags, data, ack=n.nxt - back, options=options)
         self.do(Arrives(header + frame))
@@ -135,7 +137,7 @@ class Episode:
         """The handshake is completed, though the program does not know the connection yet."""
         tcp = self.target.stack.tcp
         made = next(iter(tcp.connections.values()))
-        n = numbers(made, self.random, self.target.now)
+        n = numbers(made, self.random, self.target.now, self.setting.six)
         header = bytes(10) if self.setting.vnet else b""
         self.do(Arrives(header + n.segment(ACK)))
 
@@ -160,7 +162,7 @@ class Episode:
         self.established()
         self.do(Calls("read", 0))
         for _ in range(3):
-            self.right(PSH | ACK, text(numbers(None, self.random, 0), 1000))
+            self.right(PSH | ACK, text(numbers(None, self.random, 0, False), 1000))
 
     def fin_wait_1(self) -> None:
         self.established()

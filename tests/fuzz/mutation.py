@@ -7,13 +7,21 @@ from collections.abc import Callable
 from random import Random
 
 from appliance.netstack.wire import vnet
-from tests.fuzz.frames import IP_AT, IPV4, sealed
+from tests.fuzz.frames import IP_AT, IPV4, IPV6, sealed
 
 STRANGE = (0, 1, 2, 0x7F, 0x80, 0xFE, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFF_FFFF, 0xFFFF_FFFF)
 SEALED = 0.85
 CHANGES_MAX = 3
+FOUR, SIX = IPV4.to_bytes(2, "big"), IPV6.to_bytes(2, "big")
 
 TCP_AT = IP_AT + 20
+TCP6_AT = IP_AT + 40
+FIELDS6 = (
+    (IP_AT, 4), (IP_AT + 4, 2), (IP_AT + 6, 1), (IP_AT + 7, 1), (IP_AT + 8, 4), (IP_AT + 24, 4),
+    (IP_AT + 38, 2), (TCP6_AT, 1), (TCP6_AT + 1, 1), (TCP6_AT + 2, 2), (TCP6_AT + 4, 4),
+    (TCP6_AT + 8, 4), (TCP6_AT + 12, 1), (TCP6_AT + 13, 1), (TCP6_AT + 14, 2), (TCP6_AT + 20, 4),
+    (TCP6_AT + 24, 1), (TCP6_AT + 25, 1), (TCP6_AT + 26, 2), (12, 2),
+)  # fmt: skip
 FIELDS = (
     (IP_AT, 1), (IP_AT + 1, 1), (IP_AT + 2, 2), (IP_AT + 6, 2), (IP_AT + 9, 1), (IP_AT + 12, 4),
     (IP_AT + 16, 4), (TCP_AT, 2), (TCP_AT + 2, 2), (TCP_AT + 4, 4), (TCP_AT + 8, 4),
@@ -34,7 +42,7 @@ def strange_byte(frame: bytearray, random: Random) -> None:
 
 def strange_field(frame: bytearray, random: Random) -> None:
     """A whole field, strange, or a little off, or anything."""
-    at, size = random.choice(FIELDS)
+    at, size = random.choice(FIELDS6 if frame[12:14] == SIX else FIELDS)
     if at + size > len(frame):
         return
     value = int.from_bytes(frame[at : at + size], "big")
@@ -73,7 +81,9 @@ def leave_out(frame: bytearray, random: Random) -> None:
 
 def fit_length(frame: bytearray, random: Random) -> None:
     """The IP length says what is there."""
-    if len(frame) >= IP_AT + 20:
+    if frame[12:14] == SIX and len(frame) >= TCP6_AT:
+        frame[IP_AT + 4 : IP_AT + 6] = min(len(frame) - TCP6_AT, 0xFFFF).to_bytes(2, "big")
+    elif len(frame) >= TCP_AT:
         frame[IP_AT + 2 : IP_AT + 4] = min(len(frame) - IP_AT, 0xFFFF).to_bytes(2, "big")
 
 
@@ -88,7 +98,7 @@ def mutated(frame: bytes, random: Random) -> bytes:
     made = bytearray(frame)
     for _ in range(random.randint(1, CHANGES_MAX)):
         random.choice(CHANGES)(made, random)
-    if random.random() < SEALED and made[12:14] == IPV4.to_bytes(2, "big"):
+    if random.random() < SEALED and made[12:14] in (FOUR, SIX):
         return bytes(made[:IP_AT]) + sealed(bytes(made[IP_AT:]))
     return bytes(made)
 
@@ -100,5 +110,6 @@ def offload_header(frame: bytes, random: Random) -> bytes:
         return random.randbytes(random.randrange(vnet.HEADER_BYTES + 1))
     if chance < 0.2:
         size = random.choice((0, 1, 536, 1448, 65535))
-        return vnet.VnetHeader(vnet.NEEDS_CSUM, vnet.GSO_TCPV4, 54, size, 34, 16).emit()
+        kind, at = (vnet.GSO_TCPV6, 54) if frame[12:14] == SIX else (vnet.GSO_TCPV4, 34)
+        return vnet.VnetHeader(vnet.NEEDS_CSUM, kind, at + 20, size, at, 16).emit()
     return vnet.NOTHING

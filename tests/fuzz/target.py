@@ -12,21 +12,37 @@ from random import Random
 
 from appliance.clock import MILLISECOND, SECOND, Instant
 from appliance.limits import (
+    ADDRESSES_MAX,
     FRAGMENT_BYTES_MAX,
     FRAGMENT_FLOWS_MAX,
+    ND_PREFIXES_MAX,
+    ND_ROUTERS_MAX,
     NEIGHBOURS_MAX,
     PATHS_MAX,
     TCP_SEND_ROOM_BYTES,
 )
-from appliance.netstack.stack import Stack
+from appliance.netstack.ip.routes import default_route
+from appliance.netstack.stack import HostAddress, HostConfig, Stack
 from appliance.netstack.tcp.connection import Connection
 from appliance.netstack.tcp.host import window_shift
 from appliance.netstack.tcp.patience import KeepAlive
 from appliance.netstack.tcp.state import State
 from appliance.netstack.wire import vnet
 from appliance.trace import Counters
-from tests.fuzz.frames import ARP, IP_AT, IPV4, TCP, arp
-from tests.sim.station import OUR_ADDRESS, OURS, PEER_ADDRESS
+from tests.fuzz.frames import (
+    ARP,
+    ICMPV6,
+    IP_AT,
+    IPV6,
+    OUR_ADDRESS6,
+    PEER_ADDRESS6,
+    ROUTER6,
+    TCP,
+    advertisement,
+    arp,
+    solicitation,
+)
+from tests.sim.station import OUR_ADDRESS, OUR_MAC, OURS, PEER_ADDRESS
 from tests.sim.wire import AT_ONCE_MAX
 from tests.transcripts.tcp_wire import assert_sound
 
@@ -40,6 +56,17 @@ START: Instant = 10 * SECOND
 EXPIRIES_MAX = 20_000
 """More deadlines in one action than any patience needs."""
 OFFSET_MASK = 0x1FFF
+FRAGMENT_HEADER = 44
+SIX = IPV6.to_bytes(2, "big")
+ROUTER_SOLICITATION, SOLICITATION, ADVERTISEMENT, LISTENER_REPORT = 133, 135, 136, 143
+QUESTIONS = (ROUTER_SOLICITATION, SOLICITATION, 131, LISTENER_REPORT)
+"""And reports of the groups that we are in, which nobody has to ask for."""
+OURS_BOTH = HostConfig(
+    OUR_MAC,
+    (*OURS.addresses, HostAddress(OUR_ADDRESS6, 64)),
+    (*OURS.routes, default_route(ROUTER6)),
+    autoconfigure=True,
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +101,8 @@ class Setting:
     """How the host is set up."""
 
     vnet: bool
+    six: bool
+    """It has an IPv6 address, and takes others from routers; its connections are over IPv6."""
     receive_bytes: int
     seed: int
 
@@ -129,7 +158,9 @@ class Target:
         self.counters = Counters()
         self.link = RecordingLink(setting.vnet)
         self.now = START
-        self.stack = Stack(self.link, OURS, random=Random(setting.seed), counters=self.counters)
+        self.peer = PEER_ADDRESS6 if setting.six else PEER_ADDRESS
+        config = OURS_BOTH if setting.six else OURS
+        self.stack = Stack(self.link, config, random=Random(setting.seed), counters=self.counters)
         self.stack.tcp.receive_bytes = setting.receive_bytes
         self.stack.tcp.window_shift = window_shift(setting.receive_bytes)
         self.program = Program()
@@ -139,6 +170,8 @@ class Target:
         self.edges: dict[Connection, int] = {}
         self.perform(Passes(5 * SECOND))
         self._take(arp(1, PEER_ADDRESS, OUR_ADDRESS))
+        if setting.six:
+            self._take(solicitation(OUR_ADDRESS6))
 
     @property
     def connection(self) -> Connection | None:
@@ -163,8 +196,8 @@ class Target:
         self.check()
         if isinstance(action, Arrives) and action.bad:
             bare = action.frame[vnet.HEADER_BYTES :] if self.link.vnet else action.frame
-            # What an ARP packet sets free was waiting for it: those are answers to others.
-            kinds = is_arp if is_arp(bare) else is_answer
+            # What a neighbour's word sets free was waiting for it: those are answers to others.
+            kinds = is_discovery if is_discovery(bare) else is_answer
             answers = [frame for frame in sent if is_answer(frame) and kinds(frame)]
             assert len(answers) <= 1, f"{len(answers)} answers to one bad frame"
         return sent
@@ -174,12 +207,12 @@ class Target:
         self.stack.flush(self.now)
 
     def _resolve(self) -> None:
-        """The peer answers ARP, whatever else it does."""
-        for frame in self.link.sent:
-            if is_arp(frame) and frame[20:22] == b"\0\1":
-                if frame[38:42] == PEER_ADDRESS:
-                    self._take(arp(2, PEER_ADDRESS, OUR_ADDRESS))
-                return
+        """The peer answers ARP and neighbour solicitations, whatever else it does."""
+        for frame in list(self.link.sent):
+            if is_arp(frame) and frame[20:22] == b"\0\1" and frame[38:42] == PEER_ADDRESS:
+                self._take(arp(2, PEER_ADDRESS, OUR_ADDRESS))
+            elif message6(frame) == SOLICITATION and frame[62:78] == PEER_ADDRESS6:
+                self._take(advertisement(PEER_ADDRESS6))
 
     def _pass(self, duration: int) -> None:
         until = self.now + duration
@@ -209,7 +242,7 @@ class Target:
     def _call(self, name: str, size: int) -> None:
         if name == "connect":
             made = self.stack.tcp.connect(
-                PEER_ADDRESS, PEER_PORT, self.program, self.now, source_port=OUR_PORT
+                self.peer, PEER_PORT, self.program, self.now, source_port=OUR_PORT
             )
             self.program.accept(made)
             return
@@ -237,10 +270,14 @@ class Target:
             live = set(self.stack.tcp.connections.values())
             self.edges = {c: edge for c, edge in self.edges.items() if c in live}
         internet = self.stack.ip
-        ipv4 = internet._ipv4
-        assert ipv4._reassembly.charged_bytes <= FRAGMENT_BYTES_MAX
-        assert len(ipv4._reassembly) <= FRAGMENT_FLOWS_MAX
-        assert len(ipv4.neighbours._known) <= NEIGHBOURS_MAX
+        for family in (internet._ipv4, internet._ipv6):
+            assert family._reassembly.charged_bytes <= FRAGMENT_BYTES_MAX
+            assert len(family._reassembly) <= FRAGMENT_FLOWS_MAX
+            assert len(family.neighbours._known) <= NEIGHBOURS_MAX
+        routers = internet._ipv6._routers
+        assert len(routers._routers) <= ND_ROUTERS_MAX
+        assert len(routers._prefixes) <= ND_PREFIXES_MAX
+        assert len(internet.addresses) <= ADDRESSES_MAX
         assert len(internet.paths._paths) <= PATHS_MAX
 
     def rest(self) -> None:
@@ -259,17 +296,35 @@ class Target:
 
 
 def is_answer(frame: bytes) -> bool:
-    """It is a reply, and neither text nor an ARP request of ours, nor the rest of a packet that was
-    too large for its path."""
-    if frame[12:14] != IPV4.to_bytes(2, "big"):
-        return is_arp(frame) and frame[20:22] == b"\0\2"
-    if int.from_bytes(frame[IP_AT + 6 : IP_AT + 8], "big") & OFFSET_MASK:
+    """It is a reply, and neither text nor a question of ours, nor the rest of a packet that was too
+    large for its path."""
+    if is_arp(frame):
+        return frame[20:22] == b"\0\2"
+    at = IP_AT + 40 if frame[12:14] == SIX else IP_AT + 20
+    protocol = frame[IP_AT + 6] if frame[12:14] == SIX else frame[IP_AT + 9]
+    if protocol == FRAGMENT_HEADER:
+        protocol, offset, at = frame[at], int.from_bytes(frame[at + 2 : at + 4], "big") >> 3, at + 8
+    else:
+        offset = int.from_bytes(frame[IP_AT + 6 : IP_AT + 8], "big") & OFFSET_MASK
+        offset = 0 if frame[12:14] == SIX else offset
+    if offset or message6(frame) in QUESTIONS:
         return False
-    if frame[IP_AT + 9] != TCP:
-        return True
-    header_bytes = 20 + (frame[IP_AT + 32] >> 4) * 4
-    return int.from_bytes(frame[IP_AT + 2 : IP_AT + 4], "big") == header_bytes
+    return protocol != TCP or len(frame) == at + (frame[at + 12] >> 4) * 4
 
 
 def is_arp(frame: bytes) -> bool:
     return frame[12:14] == ARP.to_bytes(2, "big")
+
+
+def message6(frame: bytes) -> int | None:
+    """The type of an ICMPv6 message right behind the IPv6 header, or behind hop-by-hop options."""
+    if frame[12:14] != SIX or len(frame) < IP_AT + 56:
+        return None
+    if frame[IP_AT + 6] == ICMPV6:
+        return frame[IP_AT + 40]
+    return frame[IP_AT + 48] if frame[IP_AT + 6] == 0 and frame[IP_AT + 40] == ICMPV6 else None
+
+
+def is_discovery(frame: bytes) -> bool:
+    """ARP, or neighbour discovery."""
+    return is_arp(frame) or message6(frame) in range(ROUTER_SOLICITATION, ADVERTISEMENT + 2)
