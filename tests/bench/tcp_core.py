@@ -91,7 +91,8 @@ class Bench:
         self.seq = 1000
         self.ack = 0
         stamp = (1, 0) if stamps else None
-        self.arrives(Segment(40000, 2049, 999, 0, SYN, 65535, b"", 1460, 7, stamp).emit())
+        first = Segment(40000, 2049, 999, 0, SYN, 65535, b"", 1460, 7, stamp, sack_permitted=True)
+        self.arrives(first.emit())
         self.ack = parse(self.path.header, 0, len(self.path.header)).seq + 1
         self.arrives(bytes(self.frame(b"")[20:]))
         (self.connection,) = self.tcp.connections.values()

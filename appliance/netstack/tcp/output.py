@@ -113,17 +113,22 @@ def send_text(c: Connection, now: Instant) -> None:  # noqa: C901 - the hot path
             break
         _send_new(c, count, now)
     if snd.nxt != before:
-        snd.times.sent(snd.nxt, now)
         c.sent_at = now
+        if snd.runs:
+            snd.times.sent(snd.nxt, now)
+        else:
+            snd.runs.append((snd.nxt, now, False))
     timer = c.resend_timer
+    flight = snd.nxt - snd.una
     if timer.deadline is None:
-        flight = snd.nxt - snd.una
         if flight > c.mss and c.sacks:
             c.recovery.arm(c, now)
         elif flight:
             timer.set(now + c.round_trip.rto)
         elif snd.nxt < snd.limit:  # the window is closed
             timer.set(now + probe_interval(c))
+    elif flight > c.mss and before - snd.una <= c.mss and c.sacks:
+        c.recovery.arm(c, now)  # now the tail may be probed
 
 
 def _allowance(c: Connection) -> int:

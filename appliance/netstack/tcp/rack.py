@@ -121,4 +121,5 @@ class Rack:
 
     def overdue(self, c: Connection, sent_at: Instant, now: Instant) -> bool:
         """(6.3) At a timeout: should that have arrived by now?"""
-        return sent_at + self.rtt + self.window(c, recovering=False) <= now
+        rtt = self.rtt or c.round_trip.srtt or 0
+        return sent_at + rtt + self.window(c, recovering=False) <= now

@@ -307,6 +307,7 @@ class SackRecovery:
                 if again or self.rack.overdue(c, sent_at, now):
                     snd.lose(left, right)
         snd.lose(snd.una, min(snd.una + c.mss, snd.nxt))
+        c.send_at_once = True  # whatever is still in flight (RFC 6298 (5.4))
         return again
 
     def start_over(self, c: Connection) -> None:

@@ -34,11 +34,10 @@ class SendTimes:
         self._last: Instant = -1
 
     def sent(self, end: int, now: Instant) -> None:
-        """New text, up to `end`, went out."""
+        """New text, up to `end`, went out. (Where nothing else is in flight, output.py does the
+        same by itself.)"""
         runs = self.runs
-        if now <= self._last:
-            now = self._last + 1
-        self._last = now
+        now = self._unlike_others(now)
         runs.append((end, now, False))
         if len(runs) > TCP_SEND_RUNS_MAX:
             self._merge()
@@ -46,7 +45,7 @@ class SendTimes:
     def sent_again(self, una: int, left: int, right: int, now: Instant) -> None:
         """[left, right) went out once more."""
         runs = self.runs
-        self._last = now = max(now, self._last + 1)
+        now = self._unlike_others(now)
         at = bisect_right(runs, (left, inf, True))
         until = at
         start = runs[at - 1][0] if at else una
@@ -59,6 +58,12 @@ class SendTimes:
         runs[at:until] = parts
         if len(runs) > TCP_SEND_RUNS_MAX:
             self._merge()
+
+    def _unlike_others(self, now: Instant) -> Instant:
+        """A time that no other run has."""
+        latest = max(self._last, self.runs[-1][1]) if self.runs else self._last
+        self._last = now = max(now, latest + 1)
+        return now
 
     def acknowledged(self, ack: int) -> None:
         """Everything before `ack` has arrived: forget when that was sent."""

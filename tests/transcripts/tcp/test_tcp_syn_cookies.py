@@ -90,6 +90,12 @@ def test_the_cookie_remembers_the_window_scale(flooded: Wire, shift: int | None)
         assert c.rcv.shift == 0
 
 
+@pytest.mark.parametrize("sacks", [False, True])
+def test_the_cookie_remembers_sack(flooded: Wire, sacks: bool) -> None:
+    """RFC 2018 section 2: its bit 23."""
+    assert flooded.established(sacks=sacks).user.sacks == sacks
+
+
 def test_timestamps_are_used_as_the_third_segment_has_them(flooded: Wire) -> None:
     """RFC 7323 section 3.2: agreed to in the SYNs, so it is in every segment."""
     flooded.established(stamp=1000)
