@@ -202,7 +202,7 @@ def _send_lost(c: Connection, now: Instant) -> None:
         c.send_at_once = False
         c.sent_at = now
         c.counters["tcp.bytes_resent"] += count
-        c.recovery.undo.resent(c, seq, count, now)
+        c.recovery.resent(c, seq, count, now)
         flags = ACK
         if seq + count == snd.end or seq + count - 1 == snd.fin:
             flags = ACK | PSH

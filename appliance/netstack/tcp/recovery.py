@@ -54,6 +54,9 @@ class Recovery(Protocol):
         """It has moved by `acked` bytes, of `flight` that were out. Not while it is calm. Does the
         retransmission timer begin anew?"""
 
+    def resent(self, c: Connection, seq: int, count: int, now: Instant) -> None:
+        """`count` bytes went out again, from `seq` on."""
+
     def arm(self, c: Connection, now: Instant) -> None:
         """SND.UNA has moved, and not everything is acknowledged: set the timer."""
 
@@ -86,6 +89,9 @@ class NewRenoRecovery:
 
     def before(self, c: Connection, ack: int, now: Instant, echo: int) -> None:
         """Nothing has to be known of the bytes."""
+
+    def resent(self, c: Connection, seq: int, count: int, now: Instant) -> None:
+        self.undo.resent(c, seq, count, now)
 
     def arm(self, c: Connection, now: Instant) -> None:
         c.resend_timer.set(now + c.round_trip.rto)

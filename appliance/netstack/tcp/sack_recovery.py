@@ -12,7 +12,8 @@ Limited transmit (RFC 3042) comes by itself: what is SACKed is not in flight.
 
 The timer of a connection stands for three deadlines here, and `expired` looks which it was: the
 reordering window, a probe, or the retransmission timeout. A probe never puts the timeout off: that
-is counted from the last progress, or from when the timer last acted (`_acted_at`).
+is counted from the last progress, or from when the timer last acted or SND.UNA was sent again
+(`_acted_at`).
 """
 
 from __future__ import annotations
@@ -264,6 +265,13 @@ class SackRecovery:
             and snd.nxt - snd.una > c.mss
             and snd.wnd > 0
         )
+
+    def resent(self, c: Connection, seq: int, count: int, now: Instant) -> None:
+        self.undo.resent(c, seq, count, now)
+        if seq == c.snd.una:
+            # A retransmission gets the full timeout, too: RACK will say if it is lost, and that
+            # takes a round trip more.
+            self._acted_at = now
 
     def arm(self, c: Connection, now: Instant) -> None:
         """Set the timer to whatever comes first."""
