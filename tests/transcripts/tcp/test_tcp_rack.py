@@ -199,6 +199,20 @@ def test_a_timeout_spares_what_was_sent_just_now(wire: Wire) -> None:
     wire.quiet()
 
 
+def test_a_retransmission_gets_the_full_timeout(wire: Wire) -> None:
+    """RFC 6298 (5.1): counted from when SND.UNA was sent last, or its second retransmission,
+    which RACK begins, would be met by the timeout of the first."""
+    wire.established(sacks=True, rtt=RTT)
+    wire.user.send([bytes(20 * MSS)])
+    wire.ignore()
+    wire.after(100 * MILLISECOND).peer(ACK, seq=1, ack=at(0), sack=[run(1, 9)])
+    wire.ignore()
+    wire.after(199 * MILLISECOND).ignore()
+    assert wire.counters["tcp.retransmission_timeouts"] == 0
+    wire.after(1 * MILLISECOND).ignore()
+    assert wire.counters["tcp.retransmission_timeouts"] == 1
+
+
 def test_timers_rest_when_all_is_acknowledged(wire: Wire) -> None:
     """An idle connection has no deadline: no probe, no reordering window is left armed."""
     sent(wire, 5)
