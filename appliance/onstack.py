@@ -10,6 +10,7 @@ rumpnfsd does, and ends with the exit code of the program.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import runpy
 import sys
@@ -97,6 +98,7 @@ def _run(program: Sequence[str], *, is_module: bool) -> int:
     """As python FILE or python -m MODULE would."""
     before = sys.argv
     sys.argv = list(program)
+    sys.path.insert(0, "" if is_module else os.path.dirname(program[0]))
     try:
         if is_module:
             runpy.run_module(program[0], run_name="__main__", alter_sys=True)
@@ -108,6 +110,7 @@ def _run(program: Sequence[str], *, is_module: bool) -> int:
         return 130
     finally:
         sys.argv = before
+        del sys.path[0]
     return 0
 
 

@@ -48,6 +48,8 @@ class Loop:
         self.now: Final = (clock or SystemClock()).now
         self._link = link
         self._driver = driver or StackDriver(stack, link)
+        self._wakes: list[Callable[[], None]] = []
+        self._in_turn = False
         self._later: deque[Callable[[], None]] = deque()
         self._at_end: list[Callable[[], None]] = []
         self._sleeps_until: Instant = 0  # in the past while it is awake
@@ -61,6 +63,13 @@ class Loop:
         """A call of the stack was made: send what has become ready. The lock is held."""
         self._driver.flush(self.now())
         self._mind_deadline()
+
+    def wake(self, action: Callable[[], None]) -> None:
+        """Do it at the end of this turn of the loop, or now, outside of one. The lock is held."""
+        if self._in_turn:
+            self._wakes.append(action)
+        else:
+            action()
 
     def later(self, action: Callable[[], None]) -> None:
         """Have the loop do it, with the lock. May be called with or without the lock, and from a
@@ -108,6 +117,7 @@ class Loop:
             self._sleeps_until = 0
         now = self.now()
         with self.lock:
+            self._in_turn = True
             if frame:
                 self._guarded(partial(self._driver.receive, frame, now))
             while self._later:
@@ -116,6 +126,10 @@ class Loop:
             if deadline is not None and deadline <= now:
                 self._guarded(partial(self._driver.expire, now))
             self._guarded(partial(self._driver.flush, now))
+            self._in_turn = False
+            for wake in self._wakes:
+                self._guarded(wake)
+            self._wakes.clear()
             if self._stopping and self.stack.is_quiet:
                 self._quiet.notify_all()
         return True

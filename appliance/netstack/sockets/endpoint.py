@@ -33,6 +33,7 @@ class Endpoint(ABC):
         self._pending = 0  # SO_ERROR
         self._condition = Condition(runner.lock)
         self._readiness: Readiness | None = None
+        self._is_to_wake = False
 
     # --- what it is ready for -----------------------------------------------------------
 
@@ -56,7 +57,14 @@ class Endpoint(ABC):
         return self._readiness.fileno()
 
     def changed(self) -> None:
-        """Somebody may be able to go on."""
+        """Somebody may be able to go on. Where the stack is at work, that is said when it is done:
+        who wakes before could do nothing but wait for the lock."""
+        if not self._is_to_wake:
+            self._is_to_wake = True
+            self.runner.wake(self._wake)
+
+    def _wake(self) -> None:
+        self._is_to_wake = False
         self._condition.notify_all()
         self.show()
 
@@ -120,7 +128,7 @@ class Endpoint(ABC):
             return
         self.closed = True
         self.release()
-        self.changed()
+        self._wake()
         if self._readiness is not None:
             self._readiness.close()
             self._readiness = None

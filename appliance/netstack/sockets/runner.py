@@ -25,6 +25,9 @@ class Runner(Protocol):
     def acted(self) -> None:
         """A call of the stack was made: send what has become ready. The lock is held."""
 
+    def wake(self, action: Callable[[], None]) -> None:
+        """Do it at the end of what the stack is doing now, or at once. The lock is held."""
+
     def later(self, action: Callable[[], None]) -> None:
         """Do it soon, in another thread, with the lock."""
 
