@@ -32,6 +32,12 @@ FRAGMENT_UNIT: Final = 8
 """Fragment offsets count in eights; every fragment but the last is a multiple of it."""
 
 
+_OPTION_END: Final = 0
+_OPTION_NONE: Final = 1
+_SOURCE_ROUTES: Final = frozenset((131, 137))
+"""Loose and strict (RFC 791 section 3.1)."""
+
+
 @dataclass(slots=True)
 class Ipv4Header:
     """One header. `offset` is in bytes; `header_bytes` and `total_bytes` are lengths in bytes."""
@@ -79,6 +85,8 @@ class Ipv4Header:
             raise BadPacket("ip.truncated")
         if not is_sound(packet[at : at + header_bytes]):
             raise BadPacket("ip.bad_checksum")
+        if header_bytes > HEADER_BYTES:
+            check_options(packet[at + HEADER_BYTES : at + header_bytes])
         return cls(
             source,
             destination,
@@ -127,3 +135,22 @@ class Ipv4Header:
             text += f" id={self.identification} offset={self.offset}"
             text += "+" if self.more_fragments else ""
         return text
+
+
+def check_options(options: bytes | bytearray) -> None:
+    """Options mean nothing to us (RFC 1122 section 3.2.1.8), but they have to be what they say. A
+    source route has to be at its end: we pass nothing on (RFC 7126 section 4.3). BadPacket."""
+    at = 0
+    while at < len(options) and options[at] != _OPTION_END:
+        if options[at] == _OPTION_NONE:
+            at += 1
+            continue
+        length = options[at + 1] if at + 1 < len(options) else 0
+        if length < 2 or at + length > len(options):
+            raise BadPacket("ip.bad_option")
+        if options[at] in _SOURCE_ROUTES:
+            if length < 3:
+                raise BadPacket("ip.bad_option")
+            if options[at + 2] <= length:  # the pointer
+                raise BadPacket("ip.source_route")
+        at += length
