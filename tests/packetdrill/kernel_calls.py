@@ -42,6 +42,7 @@ class KernelCalls:
 
     def __init__(self, ours: str, peer: str, ports: tuple[int, int]) -> None:
         self.ours, self.peer = ours, peer
+        self.family = socket.AF_INET6 if ":" in ours else socket.AF_INET
         self.our_port, self.peer_port = ports
         self.sockets: dict[int, socket.socket] = {}
         self.read_bytes: dict[int, int] = {}
@@ -63,7 +64,7 @@ class KernelCalls:
         return found
 
     def socket(self, family: Value, kind: Value, protocol: Value) -> int:
-        made = socket.socket(socket.AF_INET, constant(kind))
+        made = socket.socket(self.family, constant(kind))
         if "SOCK_DGRAM" in str(kind):
             made.bind((self.ours, self.our_port))
         return self.number(made)

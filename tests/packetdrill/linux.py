@@ -19,29 +19,30 @@ import json
 import os
 import queue
 import select
-import socket
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 import pytun
 
+from tests.packetdrill.internet import Hosts, hosts_of
 from tests.packetdrill.kernel_calls import KernelCalls
 from tests.packetdrill.language import Call, Script, ScriptError
-from tests.packetdrill.packets import OUR_PORT, OURS, PEER, PEER_PORT
+from tests.packetdrill.packets import OUR_PORT, PEER_PORT
 from tests.packetdrill.parser import parse_file
 from tests.packetdrill.player import Player, Returned
 
 CLONE_NEWNET = 0x40000000
 IFF_TAP, IFF_NO_PI = 0x0002, 0x1000
 OUR_MAC, PEER_MAC = bytes.fromhex("02000a000005"), bytes.fromhex("02000a000009")
-IPV4 = b"\x08\x00"
+IPV4, IPV6 = b"\x08\x00", b"\x86\xdd"
 BLOCKS_AFTER = 1.0
 """A call that has not returned after so many seconds blocks."""
 SLACK_NS = (120_000_000, 300_000_000, 900_000_000)
@@ -49,7 +50,8 @@ SLACK_NS = (120_000_000, 300_000_000, 900_000_000)
 SCRIPT_SECONDS_MAX = 30
 
 SETTINGS = {
-    "net/ipv6/conf/all/disable_ipv6": "1",
+    "net/ipv6/conf/default/accept_ra": "0",
+    "net/ipv6/icmp/ratelimit": "0",
     "net/ipv4/tcp_congestion_control": "reno",
     "net/ipv4/tcp_invalid_ratelimit": "0",
     "net/ipv4/tcp_challenge_ack_limit": "1000000",
@@ -71,9 +73,10 @@ class Kernel:
             "net/ipv4/tcp_ecn": "1" if options.get("ecn") == "1" else "2",
             "net/ipv4/tcp_syncookies": "2" if options.get("syncookies") == "1" else "1",
         }
-        self.tap = open_tap(int(options.get("mtu", "1500")), SETTINGS | settings)
+        self.hosts = hosts = hosts_of(options)
+        self.tap = open_tap(int(options.get("mtu", "1500")), SETTINGS | settings, hosts)
         ports = int(options.get("local_port", OUR_PORT)), int(options.get("remote_port", PEER_PORT))
-        self.calls = KernelCalls(socket.inet_ntoa(OURS), socket.inet_ntoa(PEER), ports)
+        self.calls = KernelCalls(str(ip_address(hosts.ours)), str(ip_address(hosts.peer)), ports)
         self.sent: deque[tuple[int, bytes]] = deque()
         self.arrived = Event()
         self.made: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -81,10 +84,12 @@ class Kernel:
         Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        """All that the kernel sends, with the time it was read. Only IPv4 is looked at."""
+        """All that the kernel sends to the peer, with the time it was read."""
+        way = self.hosts.ours + self.hosts.peer
+        at = 22 if self.hosts.six else 26
         while True:
             frame = os.read(self.tap.fileno(), 65536)
-            if frame[12:14] == IPV4 and frame[26:30] == OURS:
+            if frame[12:14] in (IPV4, IPV6) and frame[at : at + len(way)] == way:
                 self.sent.append((self.now(), frame[14:]))
                 self.arrived.set()
 
@@ -97,7 +102,8 @@ class Kernel:
             time.sleep(left / 1e9)
 
     def inject(self, packet: bytes) -> None:
-        os.write(self.tap.fileno(), OUR_MAC + PEER_MAC + IPV4 + packet)
+        kind = IPV6 if self.hosts.six else IPV4
+        os.write(self.tap.fileno(), OUR_MAC + PEER_MAC + kind + packet)
 
     def sniff(self, until: int) -> tuple[int, bytes] | None:
         while not self.sent:
@@ -130,7 +136,7 @@ class Kernel:
         return self.calls.names()
 
 
-def open_tap(mtu: int, settings: dict[str, str]) -> pytun.TunTapDevice:
+def open_tap(mtu: int, settings: dict[str, str], hosts: Hosts) -> pytun.TunTapDevice:
     """Our interface, up, in a namespace that nobody else has. The peer is known to ARP."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNET):
@@ -141,12 +147,13 @@ def open_tap(mtu: int, settings: dict[str, str]) -> pytun.TunTapDevice:
             setting.write_text(value)
     tap = pytun.TunTapDevice("tap0", IFF_TAP | IFF_NO_PI)
     tap.hwaddr = OUR_MAC
-    tap.addr, tap.netmask = socket.inet_ntoa(OURS), "255.255.255.0"
     tap.mtu = mtu
     tap.up()
-    peer = socket.inet_ntoa(PEER)
+    ours, peer = ip_address(hosts.ours), ip_address(hosts.peer)
+    address = f"{ours}/64 dev tap0 nodad" if hosts.six else f"{ours}/24 dev tap0"
     words = f"neigh replace {peer} lladdr {PEER_MAC.hex(':')} dev tap0 nud permanent"
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    subprocess.run(["ip", "address", "add", *address.split()], check=True)
     subprocess.run(["ip", *words.split()], check=True)
     return tap
 

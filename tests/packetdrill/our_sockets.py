@@ -18,8 +18,9 @@ from appliance.netstack.tcp.host import Tcp
 from appliance.netstack.tcp.patience import KeepAlive
 from appliance.netstack.tcp.state import State
 from appliance.netstack.udp import Udp
+from tests.packetdrill.internet import hosts_of
 from tests.packetdrill.language import Value
-from tests.packetdrill.packets import PEER, pattern
+from tests.packetdrill.packets import pattern
 
 if TYPE_CHECKING:
     from appliance.netstack.tcp.listener import Listener
@@ -118,6 +119,7 @@ class Sockets:
         self.now = now
         self.our_port, self.peer_port = ports
         self.progress = progress
+        self.peer = hosts_of(options).peer
         self.ecn = options.get("ecn") == "1"
         self.listening = {"backlog": 0} if options.get("syncookies") == "1" else {}
         self.by_number: dict[int, Socket] = {}
@@ -176,7 +178,12 @@ class Sockets:
         socket = self.at(number)
         if socket.connection is None:
             made = self.tcp.connect(
-                PEER, self.peer_port, socket, self.now(), source_port=self.our_port, ecn=self.ecn
+                self.peer,
+                self.peer_port,
+                socket,
+                self.now(),
+                source_port=self.our_port,
+                ecn=self.ecn,
             )
             self._adopt(socket, made)
             raise WouldBlock("EINPROGRESS")
@@ -241,7 +248,7 @@ class Sockets:
         socket = self.at(number)
         assert isinstance(count, int)
         assert socket.datagrams is not None
-        socket.datagrams.send_to(PEER, self.peer_port, [pattern(0, count)])
+        socket.datagrams.send_to(self.peer, self.peer_port, [pattern(0, count)])
         return count
 
     # --- the end ----------------------------------------------------------------------------------

@@ -17,17 +17,22 @@ from functools import partial
 from typing import Any
 
 from appliance.clock import MICROSECOND
+from appliance.netstack.stack import HostConfig
 from appliance.netstack.tcp.host import window_shift
+from tests.packetdrill.internet import ICMPV6, emit_ip, hosts_of, with_checksum
 from tests.packetdrill.language import Call, Script
 from tests.packetdrill.our_sockets import Failed, Sockets, WouldBlock
-from tests.packetdrill.packets import OUR_PORT, OURS, PEER, PEER_PORT
+from tests.packetdrill.packets import OUR_PORT, PEER_PORT
 from tests.packetdrill.player import PATIENCE_NS, STATE_NAMES, Player, Returned
 from tests.sim.station import OUR_MAC, PEER_MAC, Station
 from tests.sim.wire import evidence
 
-IPV4, ARP = b"\x08\x00", b"\x08\x06"
+IPV4, ARP, IPV6 = b"\x08\x00", b"\x08\x06", b"\x86\xdd"
 ARP_REQUEST = bytes.fromhex("0001080006040001")
 ARP_REPLY = bytes.fromhex("0001080006040002")
+SOLICITATION = 135
+ADVERTISEMENT = bytes.fromhex("8800000060000000")
+"""Of a neighbour (RFC 4861 section 4.4): solicited, to override what was known."""
 
 LINUX_STATES = {
     "ESTABLISHED": 1, "SYN-SENT": 2, "SYN-RECEIVED": 3, "FIN-WAIT-1": 4, "FIN-WAIT-2": 5,
@@ -45,7 +50,10 @@ class Ours:
     def __init__(self, script: Script) -> None:
         options = script.options
         offload = options.get("offload") == "1"
-        self.station = Station(vnet=offload, mtu=int(options.get("mtu", "1500")))
+        self.hosts = hosts_of(options)
+        config = HostConfig.single(OUR_MAC, self.hosts.ours, 64 if self.hosts.six else 24)
+        mtu = int(options.get("mtu", "1500"))
+        self.station = Station(vnet=offload, mtu=mtu, config=config)
         self.clock = self.station.clock
         self.station.wire.a.deliver = self._deliver
         self.sent: deque[tuple[int, bytes]] = deque()
@@ -72,7 +80,7 @@ class Ours:
         self.clock.run_until(max(self.started + instant, self.clock.now()))
 
     def inject(self, packet: bytes) -> None:
-        self._send(IPV4, packet)
+        self._send(IPV6 if self.hosts.six else IPV4, packet)
         self.clock.run(0)
 
     def sniff(self, until: int) -> tuple[int, bytes] | None:
@@ -87,10 +95,15 @@ class Ours:
     def _deliver(self, frame: bytes) -> None:
         """A frame of ours has come out of the wire."""
         kind, payload = frame[12:14], frame[14:]
-        if kind == IPV4:
+        ours, peer = self.hosts.ours, self.hosts.peer
+        if kind == IPV4 or (kind == IPV6 and payload[24:40] == peer):
             self.sent.append((self.now(), payload))
-        elif kind == ARP and payload.startswith(ARP_REQUEST) and payload[24:28] == PEER:
-            self._send(ARP, ARP_REPLY + PEER_MAC + PEER + OUR_MAC + OURS)
+        elif kind == ARP and payload.startswith(ARP_REQUEST) and payload[24:28] == peer:
+            self._send(ARP, ARP_REPLY + PEER_MAC + peer + OUR_MAC + ours)
+        elif kind == IPV6 and payload[40] == SOLICITATION and payload[48:64] == peer:
+            bare = ADVERTISEMENT + peer + b"\2\1" + PEER_MAC
+            answer = emit_ip(ICMPV6, with_checksum(bare, 2, ICMPV6, self.hosts), peer, ours, 0)
+            self._send(IPV6, answer[:7] + b"\xff" + answer[8:])  # from no further than the link
 
     # --- calls ------------------------------------------------------------------------------------
 

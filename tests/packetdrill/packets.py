@@ -11,20 +11,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from struct import pack, unpack_from
 
+from tests.packetdrill.internet import (
+    HOSTS4,
+    TCP,
+    UDP,
+    Hosts,
+    Malformed,
+    emit_ip,
+    read_ip,
+    with_checksum,
+)
 from tests.packetdrill.language import FLAG_LETTERS, Icmp, Option, Packet, Range, Tcp, Udp
 
-OURS = bytes((10, 0, 0, 5))
-"""The host under test."""
-PEER = bytes((10, 0, 0, 9))
-"""The script."""
 OUR_PORT = 8080
 PEER_PORT = 45000
 
-ICMP, TCP, UDP = 1, 6, 17
 FIN, SYN, RST, PSH, ACK = (1 << bit for bit in range(5))
 ECN_BITS = {"noecn": 0, "ect1": 1, "ect0": 2, "ce": 3}
 ECN_NAMES = {bits: name for name, bits in ECN_BITS.items()}
-DONT_FRAGMENT = 0x4000
 
 OPTION_KINDS = {"eol": 0, "nop": 1, "mss": 2, "wscale": 3, "sackOK": 4, "sack": 5, "TS": 8}
 STAMP_TICKS_OFF_MAX = 2
@@ -34,10 +38,6 @@ tolerance: two clocks that count in them do not turn over together."""
 MASK = 0xFFFF_FFFF
 
 
-class Malformed(Exception):
-    """A packet from the host under test that is not well-formed."""
-
-
 class Mismatch(Exception):
     """A packet that is not the one which the script expects: in what."""
 
@@ -45,16 +45,6 @@ class Mismatch(Exception):
 def pattern(first: int, size: int) -> bytes:
     """The text of either side from byte `first` on: every byte says where it is."""
     return bytes((at ^ at >> 8 ^ at >> 16) & 0xFF for at in range(first, first + size))
-
-
-def checksum(data: bytes) -> int:
-    """RFC 1071."""
-    if len(data) % 2:
-        data += b"\0"
-    total: int = sum(unpack_from(f"!{len(data) // 2}H", data))
-    while total > 0xFFFF:
-        total = (total & 0xFFFF) + (total >> 16)
-    return 0xFFFF - total
 
 
 @dataclass
@@ -95,6 +85,7 @@ class Flows:
     peer_isn: int = 0
     our_port: int = OUR_PORT
     peer_port: int = PEER_PORT
+    hosts: Hosts = HOSTS4
     _known: dict[tuple[int, int], Flow] = field(default_factory=dict)
 
     def get(self, peer_port: int | None, our_port: int | None) -> Flow:
@@ -108,43 +99,31 @@ class Flows:
         """The IP packet that the peer sends."""
         flow = self.get(packet.source_port, packet.destination_port)
         body = packet.body
+        hosts = self.hosts
         if isinstance(body, Tcp):
-            protocol, payload = TCP, emit_tcp(body, flow)
+            protocol, payload = TCP, with_checksum(emit_tcp(body, flow), 16, TCP, hosts)
         elif isinstance(body, Udp):
-            protocol, payload = UDP, emit_udp(body.size, flow.peer_port, flow.our_port)
+            bare = emit_udp(body.size, flow.peer_port, flow.our_port)
+            protocol, payload = UDP, with_checksum(bare, 6, UDP, hosts)
         else:
-            protocol, payload = ICMP, emit_icmp(body, flow)
-        return emit_ip(protocol, payload, PEER, OURS, ECN_BITS.get(packet.ecn or "noecn", 0))
+            bare = emit_icmp(body, flow, hosts)
+            protocol, payload = hosts.icmp, with_checksum(bare, 2, hosts.icmp, hosts)
+        ecn = ECN_BITS.get(packet.ecn or "noecn", 0)
+        return emit_ip(protocol, payload, hosts.peer, hosts.ours, ecn)
 
     # --- from the wire to the script --------------------------------------------------------------
 
     def read(self, packet: bytes) -> Seen:
         """A packet of the host, which must be well-formed."""
-        header_bytes = (packet[0] & 0xF) * 4
-        total, _, _, _, protocol = unpack_from("!HHHBB", packet, 2)
-        if packet[0] >> 4 != 4 or header_bytes < 20 or not header_bytes <= total <= len(packet):
-            raise Malformed("a bad IP header")
-        if checksum(packet[:header_bytes]):
-            raise Malformed("a bad IP checksum")
-        if packet[12:16] != OURS or packet[16:20] != PEER:
-            raise Malformed("addresses of others")
-        payload = packet[header_bytes:total]
-        pseudo = packet[12:20] + pack("!BBH", 0, protocol, len(payload))
-        ecn = ECN_NAMES[packet[1] & 3]
-        match protocol:
-            case 6:
-                if checksum(pseudo + payload):
-                    raise Malformed("a bad TCP checksum")
-                return self._read_tcp(payload, ecn)
-            case 17:
-                if payload[6:8] != b"\0\0" and checksum(pseudo + payload):
-                    raise Malformed("a bad UDP checksum")
-                ours, peer = unpack_from("!HH", payload)
-                return Seen(Udp(len(payload) - 8), ecn, (ours, peer))
-            case 1:
-                if checksum(payload):
-                    raise Malformed("a bad ICMP checksum")
-                return self._read_icmp(payload, ecn)
+        protocol, payload, bits = read_ip(packet, self.hosts)
+        ecn = ECN_NAMES[bits]
+        if protocol == TCP:
+            return self._read_tcp(payload, ecn)
+        if protocol == UDP:
+            ours, peer = unpack_from("!HH", payload)
+            return Seen(Udp(len(payload) - 8), ecn, (ours, peer))
+        if protocol == self.hosts.icmp:
+            return self._read_icmp(payload, ecn)
         raise Malformed(f"IP protocol {protocol}")
 
     def _read_tcp(self, segment: bytes, ecn: str) -> Seen:
@@ -172,32 +151,26 @@ class Flows:
     def _read_icmp(self, message: bytes, ecn: str) -> Seen:
         kind, code = message[0], message[1]
         quoted = message[8:]
+        at = 40 if self.hosts.six else (quoted[0] & 0xF) * 4 if quoted else 0
         about: Udp | Range | None = None
         ports = (0, 0)
-        if len(quoted) >= 28:
-            at = (quoted[0] & 0xF) * 4
+        if at and len(quoted) >= at + 8:
             peer, ours = unpack_from("!HH", quoted, at)
             ports = (ours, peer)
-            if quoted[9] == UDP:
+            protocol = quoted[6] if self.hosts.six else quoted[9]
+            if protocol == UDP:
                 about = Udp(int.from_bytes(quoted[at + 4 : at + 6], "big") - 8)
-            elif quoted[9] == TCP:
+            elif protocol == TCP:
                 flow = self.get(peer, ours)
                 first = flow.relative(int.from_bytes(quoted[at + 4 : at + 8], "big"), flow.peer_isn)
                 about = Range(first, first, 0)
-        mtu = int.from_bytes(message[6:8], "big") if (kind, code) == (3, 4) else 0
+        has_mtu = (kind, code) == ((2, 0) if self.hosts.six else (3, 4))
+        mtu = int.from_bytes(message[4:8], "big") if has_mtu else 0
         return Seen(Icmp(kind, code, mtu, about), ecn, ports)
 
 
-def emit_ip(protocol: int, payload: bytes, source: bytes, destination: bytes, tos: int) -> bytes:
-    """An IP packet, not to be fragmented."""
-    total = 20 + len(payload)
-    words = (0x45, tos, total, 0, DONT_FRAGMENT, 64, protocol)
-    bare = pack("!BBHHHBBH", *words, 0) + source + destination
-    return pack("!BBHHHBBH", *words, checksum(bare)) + source + destination + payload
-
-
 def emit_tcp(tcp: Tcp, flow: Flow) -> bytes:
-    """A segment of the peer. Its text is the pattern; that of the SYN's number is not there."""
+    """A segment of the peer, without its checksum. Its text is the pattern."""
     options = b"".join(emit_option(option, flow) for option in tcp.options)
     if any(option.name != "raw" for option in tcp.options):
         options += b"\x01" * (-len(options) % 4)
@@ -210,23 +183,15 @@ def emit_tcp(tcp: Tcp, flow: Flow) -> bytes:
         "!HHIIHHHH", flow.peer_port, flow.our_port, tcp.seq.first + flow.peer_isn & MASK, ack,
         (20 + len(options)) << 10 & 0xF000 | bits, window, 0, tcp.urgent or 0,
     )  # fmt: skip
-    segment = header + options + pattern(tcp.seq.first, tcp.seq.size)
-    return with_checksum(segment, 16, TCP)
+    return header + options + pattern(tcp.seq.first, tcp.seq.size)
 
 
 def emit_udp(size: int, source: int, destination: int) -> bytes:
     """A datagram of the peer."""
-    bare = pack("!HHHH", source, destination, 8 + size, 0) + pattern(0, size)
-    return with_checksum(bare, 6, UDP)
+    return pack("!HHHH", source, destination, 8 + size, 0) + pattern(0, size)
 
 
-def with_checksum(payload: bytes, at: int, protocol: int) -> bytes:
-    """With its checksum filled in."""
-    pseudo = PEER + OURS + pack("!BBH", 0, protocol, len(payload))
-    return payload[:at] + checksum(pseudo + payload).to_bytes(2, "big") + payload[at + 2 :]
-
-
-def emit_icmp(icmp: Icmp, flow: Flow) -> bytes:
+def emit_icmp(icmp: Icmp, flow: Flow, hosts: Hosts) -> bytes:
     """An error about a packet of ours, with the first eight bytes of what it carried."""
     quoted = icmp.quoted
     if isinstance(quoted, Udp):
@@ -236,9 +201,10 @@ def emit_icmp(icmp: Icmp, flow: Flow) -> bytes:
         first = quoted.first if quoted else 0
         protocol, size = TCP, 20 + (quoted.size if quoted else 0)
         start = pack("!HHI", flow.our_port, flow.peer_port, first + flow.our_isn & MASK)
-    header = emit_ip(protocol, bytes(size), OURS, PEER, 0)[:20]
-    bare = pack("!BBHHH", icmp.type, icmp.code, 0, 0, icmp.mtu) + header + start
-    return bare[:2] + checksum(bare).to_bytes(2, "big") + bare[4:]
+    header = emit_ip(protocol, bytes(size), hosts.ours, hosts.peer, 0)[:-size]
+    # For IPv6 the whole TCP header: as much as fits is quoted there.
+    rest = bytes(12) if hosts.six else b""
+    return pack("!BBHI", icmp.type, icmp.code, 0, icmp.mtu) + header + start + rest
 
 
 # --- options and flags ---------------------------------------------------------------------------

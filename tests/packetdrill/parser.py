@@ -12,6 +12,9 @@ so there are no tokens in between. Blank space and comments (`//`, `/* */`, `#`)
     0.7  < [1:1461(1460)] icmp unreachable frag_needed mtu 1200
     +0   %{ assert tcpi_snd_mss == 1160 }%
 
+A script with `--ip_version=ipv6` in its head is played over IPv6, and has `icmpv6` in the place of
+`icmp`.
+
 Added to the language: `raw 0x...` for options of any bytes, numbers below zero for what is older
 than the connection, `<mss 1460,...>` for options of which some may be there, too, and the comment
 `// Not for Linux: why`.
@@ -56,6 +59,13 @@ QUOTED = re.compile(r"\[(?=\s*(?:-?\d+:|udp))")
 NOT_FOR_LINUX = re.compile(r"^// Not for Linux: (.+(?:\n// .+)*)", re.MULTILINE)
 
 ICMP_TYPES = {"unreachable": 3, "time_exceeded": 11, "source_quench": 4, "redirect": 5}
+ICMPV6_TYPES = {"unreachable": 1, "packet_too_big": 2, "time_exceeded": 3, "parameter_problem": 4}
+ICMPV6_CODES = {
+    "no_route": 0,
+    "admin_prohibited": 1,
+    "address_unreachable": 3,
+    "port_unreachable": 4,
+}
 ICMP_CODES = {
     "net_unreachable": 0,
     "host_unreachable": 1,
@@ -217,8 +227,10 @@ class Parser:
         ports = self.match(PORTS)
         quoted = self.quoted()
         body: Tcp | Udp | Icmp
-        if self.has("icmp"):
-            body = self.icmp(quoted)
+        if self.has("icmpv6"):
+            body = self.icmp(quoted, ICMPV6_TYPES, ICMPV6_CODES)
+        elif self.has("icmp"):
+            body = self.icmp(quoted, ICMP_TYPES, ICMP_CODES)
         elif self.has("udp"):
             body = self.udp()
         else:
@@ -308,14 +320,16 @@ class Parser:
         self.expect(")")
         return Udp(size)
 
-    def icmp(self, quoted: Range | Udp | None) -> Icmp:
+    def icmp(
+        self, quoted: Range | Udp | None, types: dict[str, int], codes: dict[str, int]
+    ) -> Icmp:
         name = self.name("a type of ICMP")
-        if name not in ICMP_TYPES:
+        if name not in types:
             raise ScriptError(self.file, self.line, f"unknown ICMP type {name!r}")
-        code = self.match(re.compile("|".join(ICMP_CODES)))
+        code = self.match(re.compile("|".join(codes)))
         mtu = self.integer("an MTU") if self.has("mtu") else 0
         quoted = quoted or self.quoted()
-        return Icmp(ICMP_TYPES[name], ICMP_CODES[code[0]] if code else 0, mtu, quoted)
+        return Icmp(types[name], codes[code[0]] if code else 0, mtu, quoted)
 
     # --- calls ------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from tests.packetdrill.internet import Malformed, hosts_of
 from tests.packetdrill.language import (
     Call,
     Event,
@@ -30,7 +31,7 @@ from tests.packetdrill.language import (
     ScriptError,
     result_text,
 )
-from tests.packetdrill.packets import Flows, Malformed, Mismatch, Seen, compare
+from tests.packetdrill.packets import Flows, Mismatch, Seen, compare
 
 TOLERANCE_NS = 4_000_000
 """Unless the script says otherwise (`--tolerance_usecs`): what packetdrill allows, too."""
@@ -104,6 +105,7 @@ class Player:
             int(options.get("remote_isn", "0")),
             int(options.get("local_port", Flows.our_port)),
             int(options.get("remote_port", Flows.peer_port)),
+            hosts_of(options),
         )
         usecs = options.get("tolerance_usecs")
         self.tolerance = TOLERANCE_NS if usecs is None else int(usecs) * 1000

@@ -95,6 +95,7 @@ def test_times(text: str, time: Time) -> None:
         ("udp (12)", Packet(Udp(12))),
         ("icmp unreachable frag_needed mtu 9 [1:2(1)]", Packet(Icmp(3, 4, 9, Range(1, 2, 1)))),
         ("[1:2(1)] icmp unreachable frag_needed mtu 9", Packet(Icmp(3, 4, 9, Range(1, 2, 1)))),
+        ("icmpv6 packet_too_big mtu 9 [1:2(1)]", Packet(Icmp(2, 0, 9, Range(1, 2, 1)))),
         ("icmp time_exceeded [udp (3)]", Packet(Icmp(11, 0, 0, Udp(3)))),
     ],
 )
