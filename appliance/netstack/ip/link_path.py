@@ -98,7 +98,12 @@ class LinkPath(ABC):
 
     @abstractmethod
     def send_tcp(
-        self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int, ecn: int = NOT_ECT
+        self,
+        header: Buffer,
+        text: Sequence[Buffer],
+        text_bytes: int,
+        mss: int,
+        traffic_class: int = NOT_ECT,
     ) -> None:
         """Send one TCP packet (path.py)."""
 

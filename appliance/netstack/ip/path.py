@@ -45,13 +45,19 @@ class Path(Protocol):
     """Sum of the 16-bit words of both addresses, for the pseudo-header (RFC 9293 section 3.1)."""
 
     def send_tcp(
-        self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int, ecn: int = NOT_ECT
+        self,
+        header: Buffer,
+        text: Sequence[Buffer],
+        text_bytes: int,
+        mss: int,
+        traffic_class: int = NOT_ECT,
     ) -> None:
         """Send one TCP packet: header with options, then the text in pieces.
 
         `text_bytes` is the sum of the pieces; where it is more than `mss`, the link is asked to
-        cut the packet into segments of `mss` bytes of text. `ecn` goes into the IP header. All
-        buffers may change afterwards.
+        cut the packet into segments of `mss` bytes of text. `traffic_class`
+        (type of service, in IPv4) goes into the IP header: DSCP and ECN. All buffers may change
+        afterwards.
         """
 
 

@@ -144,6 +144,7 @@ class Connection:
         "syn_due",
         "syn_was_lost",
         "tcp",
+        "traffic_class",
         "user",
         "user_timeout",
     )
@@ -163,6 +164,8 @@ class Connection:
     """ECE, while the peer is to be told of congestion."""
     sacks: bool
     """Both sides acknowledge selectively (RFC 2018)."""
+    traffic_class: int
+    """DSCP, in its place in front of ECN, for packets of this connection (RFC 9293 MUST-48)."""
     nodelay: bool
     """No Nagle algorithm: replies do not wait."""
     corked: bool
@@ -209,7 +212,7 @@ class Connection:
 
         self.mss = self.super_bytes = TCP_MSS_DEFAULT
         self.sizes = PacketSize(TCP_MSS_DEFAULT)
-        self.ecn, self.echo = None, 0
+        self.ecn, self.echo, self.traffic_class = None, 0, 0
         self.header = bytearray(wire.HEADER_BYTES)
         self.checksum_base = 0
         self.stamp_base = tcp.stamp_base(key)

@@ -254,7 +254,7 @@ def emit(
     rcv.unacked = 0
     rcv.acks_owed = 0
     c.ack_timer.deadline = None
-    path.send_tcp(header, pieces, count, c.mss, ecn)
+    path.send_tcp(header, pieces, count, c.mss, ecn | c.traffic_class)
 
 
 def emit_selective(c: Connection, now: Instant) -> None:
@@ -267,7 +267,7 @@ def emit_selective(c: Connection, now: Instant) -> None:
         segment.timestamp = (now // MILLISECOND + c.stamp_base & MASK, c.stamp_recent)
         blocks -= 1
     segment.sack = tuple(rcv.report.take(blocks))
-    send_header(c.path, segment)
+    send_header(c.path, segment, c.traffic_class)
     rcv.acked = rcv.nxt
     rcv.unacked = rcv.acks_owed = 0
     c.ack_timer.deadline = None
@@ -294,22 +294,23 @@ def emit_syn(c: Connection, now: Instant) -> None:
         segment.flags |= ACK
         segment.ack = rcv.nxt
         segment.wnd = min(rcv.window, 0xFFFF)
-    send_header(c.path, segment)
+    send_header(c.path, segment, c.traffic_class)
     rcv.acks_owed = 0
     if c.resend_timer.deadline is None:
         c.progress_at = now
         c.resend_timer.set(now + c.round_trip.rto)
 
 
-def send_header(path: Path, segment: Segment) -> None:
-    """Send a segment without text that is not one of an established connection."""
+def send_header(path: Path, segment: Segment, traffic_class: int = 0) -> None:
+    """Send a segment without text that has more options than those of an established connection, or
+    no connection."""
     header = segment.emit()
     total = path.pseudo_sum + PROTOCOL + len(header)
     if path.checksum_offload:
         header[CHECKSUM_AT : CHECKSUM_AT + 2] = fold(total).to_bytes(2, "big")
     else:
         _fill_checksum(header, total, ())
-    path.send_tcp(header, (), 0, len(header))
+    path.send_tcp(header, (), 0, len(header), traffic_class)
 
 
 def _fill_checksum(header: bytearray, pseudo: int, pieces: Sequence[Buffer]) -> None:

@@ -211,3 +211,23 @@ def test_a_super_segment_carries_cwr_once(wire: Wire) -> None:
     wire.user.send([bytes(4 * MSS)])
     wire.ours(ACK | CWR, size=4 * MSS)
     assert last_ecn(wire) == ECT_0
+
+
+# --- beside ECN: the rest of the field ------------------------------------------------------------
+
+
+def test_a_user_may_ask_for_a_service(wire: Wire) -> None:
+    """RFC 9293 MUST-48: DSCP goes into all packets of the connection, ECN stays what it is."""
+    wire.established(ecn=True, sacks=True)
+    low_delay = 46 << 2
+    wire.user.traffic_class = low_delay
+    wire.user.send([b"x"])
+    wire.ours(PSH | ACK, text=b"x")
+    assert last_ecn(wire) == low_delay | ECT_0
+    wire.peer(PSH | ACK, seq=10, ack=2, text=b"later")
+    assert wire.ours(ACK).sack
+    assert last_ecn(wire) == low_delay
+    wire.after(200 * MILLISECOND)
+    wire.user.finish()
+    wire.ours(FIN | ACK)
+    assert last_ecn(wire) == low_delay

@@ -93,6 +93,20 @@ def test_a_tcp_packet_has_the_headers_that_scapy_would_give_it(count: int, last:
     assert bytes(seen) == frame
 
 
+@given(st.integers(0, 255))
+def test_the_type_of_service_is_in_the_header_and_its_checksum(service: int) -> None:
+    """RFC 2474, RFC 3168: and does not stay there for the next packet."""
+    nets = Nets()
+    path = nets.path()
+    path.send_tcp(tcp_header(path, 0), [], 0, 1460, service)
+    path.send_tcp(tcp_header(path, 0), [], 0, 1460)
+    for frame, expected in zip(nets.link.frames, (service, 0), strict=True):
+        seen = Ether(frame)
+        assert seen[IP].tos == expected
+        del seen[IP].chksum
+        assert bytes(seen) == frame
+
+
 def test_a_super_frame_says_how_it_is_to_be_cut() -> None:
     nets = Nets(vnet=True)
     path = nets.path()

@@ -83,13 +83,18 @@ class Ipv4Path(LinkPath):
     # --- TCP --------------------------------------------------------------------------
 
     def send_tcp(
-        self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int, ecn: int = NOT_ECT
+        self,
+        header: Buffer,
+        text: Sequence[Buffer],
+        text_bytes: int,
+        mss: int,
+        traffic_class: int = NOT_ECT,
     ) -> None:
         """Send one TCP packet (path.py)."""
         header_bytes = len(header)
         if text_bytes > mss:
             template = self._many
-            shape = header_bytes, mss, header[FLAGS_AT] & CWR
+            shape = header_bytes, mss, traffic_class and header[FLAGS_AT] & CWR
             if self._many_is_for != shape:
                 self._cut_into(shape)
         else:
@@ -98,10 +103,11 @@ class Ipv4Path(LinkPath):
         _SERVICE_TO_CHECKSUM(
             template,
             self._ip_at + _IP_SERVICE_AT,
-            ecn,
+            traffic_class,
             total_bytes,
             _IP_AFTER_LENGTH,
-            -(self._fixed_sum + total_bytes + ecn) % 0xFFFF,  # checksum.py: why a remainder
+            -(self._fixed_sum + total_bytes + traffic_class)
+            % 0xFFFF,  # checksum.py: why a remainder
         )
         self.used = True
         if not self._transmit((template, header, *text)):

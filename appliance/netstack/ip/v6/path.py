@@ -27,9 +27,9 @@ from appliance.netstack.wire.ipv6 import FragmentHeader, Ipv6Header
 from appliance.netstack.wire.tcp import CWR, FLAGS_AT
 from appliance.trace import Counters
 
-_CLASS_TO_LENGTH: Final = Struct("!BHH").pack_into
-_CLASS_AT: Final = 1
-"""The second half of the traffic class, the flow label (zero), the payload's length."""
+_VERSION_TO_LENGTH: Final = Struct("!HHH").pack_into
+_VERSION: Final = 0x6000
+"""Version, traffic class and the flow label (zero); the payload's length."""
 
 _PACKET_BYTES_MAX: Final = 65535
 """Of a super-frame, header included: what one read of the other side takes."""
@@ -75,18 +75,24 @@ class Ipv6Path(LinkPath):
         )
 
     def send_tcp(
-        self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int, ecn: int = NOT_ECT
+        self,
+        header: Buffer,
+        text: Sequence[Buffer],
+        text_bytes: int,
+        mss: int,
+        traffic_class: int = NOT_ECT,
     ) -> None:
         """Send one TCP packet (path.py)."""
         header_bytes = len(header)
         if text_bytes > mss:
             template = self._many
-            shape = header_bytes, mss, header[FLAGS_AT] & CWR
+            shape = header_bytes, mss, traffic_class and header[FLAGS_AT] & CWR
             if self._many_is_for != shape:
                 self._cut_into(shape)
         else:
             template = self._one
-        _CLASS_TO_LENGTH(template, self._ip_at + _CLASS_AT, ecn << 4, 0, header_bytes + text_bytes)
+        first = _VERSION | traffic_class << 4
+        _VERSION_TO_LENGTH(template, self._ip_at, first, 0, header_bytes + text_bytes)
         self.used = True
         if not self._transmit((template, header, *text)):
             self._counters["link.refused"] += 1
