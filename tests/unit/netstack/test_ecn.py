@@ -17,10 +17,18 @@ from appliance.netstack.wire.tcp import CWR, ECE, FLAGS_AT
 from appliance.netstack.wire.vnet import VnetHeader
 from tests.sim.clock import VirtualClock
 from tests.sim.station import OUR_ADDRESS, OURS, PEER
+from tests.sim.station6 import OUR_ADDRESS as OUR_ADDRESS6
+from tests.sim.station6 import OURS6, PEER6
 from tests.sim.wire import Conditions, Host, Wire, WireEnd, evidence
 
 IP_AT = 14
-TCP_AT = 34
+KINDS = {b"\x08\x00": (34, OURS, PEER, OUR_ADDRESS), b"\x86\xdd": (54, OURS6, PEER6, OUR_ADDRESS6)}
+"""By type of frame: where TCP begins without options or extensions, and who takes part."""
+
+IPV4, IPV6 = KINDS
+LINKS = pytest.mark.parametrize(
+    ("kind", "has_vnet_header"), [(k, v) for k in KINDS for v in (False, True)]
+)
 TEXT = Random(3).randbytes(1 << 20)
 
 
@@ -44,13 +52,15 @@ class Reader:
 class MarkingRouter:
     """Two stacks, and between them a router that marks what may be marked, every so often."""
 
-    def __init__(self, has_vnet_header: bool, mark_every: int) -> None:
+    def __init__(self, has_vnet_header: bool, mark_every: int, kind: bytes = IPV4) -> None:
+        self.kind = kind
+        self.tcp_at, ours, peer, address = KINDS[kind]
         self.clock = VirtualClock()
         headers = (has_vnet_header, has_vnet_header)
         conditions = Conditions(delay=5 * MILLISECOND)
         self.wire = Wire(self.clock, conditions=conditions, vnet_headers=headers)
-        self.a = Host(self.wire.a, self.clock, PEER, 1)
-        self.b = Host(self.wire.b, self.clock, OURS, 2)
+        self.a = Host(self.wire.a, self.clock, peer, 1)
+        self.b = Host(self.wire.b, self.clock, ours, 2)
         self.mark_every = mark_every
         self.could_be_marked = 0
         self.seen: list[bytes] = []
@@ -60,7 +70,7 @@ class MarkingRouter:
         self.b.stack.tcp.listen(2049, lambda _connection: self.there)
         self.clock.run(5 * SECOND)
         self.connection = self.a.stack.tcp.connect(
-            OUR_ADDRESS, 2049, Reader(), self.clock.now(), ecn=True
+            address, 2049, Reader(), self.clock.now(), ecn=True
         )
         self.a.act()
         self.clock.run(SECOND)
@@ -75,24 +85,34 @@ class MarkingRouter:
 
         end.deliver = through
 
+    def ecn_of(self, frame: bytes) -> int:
+        """What the IP header says; 0 for other packets."""
+        if frame[12:14] != self.kind:
+            return 0
+        return (frame[IP_AT + 1] if self.kind == IPV4 else frame[IP_AT + 1] >> 4) & CE
+
     def marked(self, frame: bytes) -> bytes:
         """The frame; marked, if it may be and it is its turn."""
-        if frame[12:14] != b"\x08\x00" or frame[IP_AT + 1] & CE != ECT_0:
+        if self.ecn_of(frame) != ECT_0:
             return frame
         self.could_be_marked += 1
         if self.could_be_marked % self.mark_every:
             return frame
-        header = bytearray(frame[IP_AT:TCP_AT])
-        header[1] |= CE
-        header[10:12] = bytes(2)
-        header[10:12] = checksum(header).to_bytes(2, "big")
-        return frame[:IP_AT] + bytes(header) + frame[TCP_AT:]
+        changed = bytearray(frame)
+        if self.kind == IPV6:
+            changed[IP_AT + 1] |= CE << 4
+            return bytes(changed)
+        changed[IP_AT + 1] |= CE
+        changed[IP_AT + 10 : IP_AT + 12] = bytes(2)
+        summed = checksum(changed[IP_AT : self.tcp_at]).to_bytes(2, "big")
+        changed[IP_AT + 10 : IP_AT + 12] = summed
+        return bytes(changed)
 
 
-@pytest.mark.parametrize("has_vnet_header", [False, True])
-def test_a_marking_router_slows_us_down_without_a_loss(has_vnet_header: bool) -> None:
+@LINKS
+def test_a_marking_router_slows_us_down_without_a_loss(kind: bytes, has_vnet_header: bool) -> None:
     """RFC 3168 section 6.1: the window stays small, and not a byte has to be sent again."""
-    world = MarkingRouter(has_vnet_header, mark_every=50)
+    world = MarkingRouter(has_vnet_header, 50, kind)
     with evidence(world.wire, "ecn"):
         world.connection.send([TEXT])
         world.a.act()
@@ -103,8 +123,8 @@ def test_a_marking_router_slows_us_down_without_a_loss(has_vnet_header: bool) ->
     assert world.a.counters["tcp.bytes_resent"] == 0
     assert world.connection.congestion.window < 100 * world.connection.mss
     for frame in world.seen:
-        if frame[12:14] == b"\x08\x00" and frame[IP_AT + 1] & CE:
-            text = len(frame) - TCP_AT - (frame[TCP_AT + 12] >> 4) * 4
+        if world.ecn_of(frame):
+            text = len(frame) - world.tcp_at - (frame[world.tcp_at + 12] >> 4) * 4
             assert text > 0, "only text may be marked"
 
 
@@ -118,10 +138,10 @@ def test_without_marks_nothing_is_slowed_down() -> None:
     assert world.connection.congestion.window > 200 * world.connection.mss
 
 
-@pytest.mark.parametrize("has_vnet_header", [False, True])
-def test_the_express_lane_keeps_the_mark(has_vnet_header: bool) -> None:
+@LINKS
+def test_the_express_lane_keeps_the_mark(kind: bytes, has_vnet_header: bool) -> None:
     """The long way is shut: what comes in and is marked is taken all the same, and echoed."""
-    world = MarkingRouter(has_vnet_header, mark_every=1)
+    world = MarkingRouter(has_vnet_header, 1, kind)
     lane = world.b.stack
 
     def shut(frame: bytes, now: Instant) -> None:
@@ -133,13 +153,14 @@ def test_the_express_lane_keeps_the_mark(has_vnet_header: bool) -> None:
     world.a.act()
     world.clock.run(SECOND // 2)
     assert bytes(world.there.text) == b"text"
-    answer = world.seen[-1]
-    assert answer[TCP_AT + FLAGS_AT] & ECE
+    (answer,) = [f for f in world.seen if f[12:14] == kind and not world.ecn_of(f)]
+    assert answer[world.tcp_at + FLAGS_AT] & ECE
 
 
-def test_the_link_hears_of_cwr_on_a_super_segment() -> None:
+@pytest.mark.parametrize(("kind", "gso"), [(IPV4, vnet.GSO_TCPV4), (IPV6, vnet.GSO_TCPV6)])
+def test_the_link_hears_of_cwr_on_a_super_segment(kind: bytes, gso: int) -> None:
     """A virtio-net header says so, and the link then puts CWR into the first segment alone."""
-    world = MarkingRouter(True, mark_every=1 << 60)
+    world = MarkingRouter(True, 1 << 60, kind)
     frames: list[bytes] = []
     carry = world.wire.carry
 
@@ -156,8 +177,8 @@ def test_the_link_hears_of_cwr_on_a_super_segment() -> None:
         world.a.act()
         world.clock.run(SECOND // 2)
     first, second = (f for f in frames if len(f) > 3000)
-    assert VnetHeader.parse(first).gso_type == vnet.GSO_TCPV4 | vnet.GSO_ECN
-    assert VnetHeader.parse(second).gso_type == vnet.GSO_TCPV4
-    flags = [f[TCP_AT + FLAGS_AT] & CWR for f in wire_frames(first)]
+    assert VnetHeader.parse(first).gso_type == gso | vnet.GSO_ECN
+    assert VnetHeader.parse(second).gso_type == gso
+    flags = [f[world.tcp_at + FLAGS_AT] & CWR for f in wire_frames(first)]
     assert flags == [CWR, 0, 0, 0, 0]
-    assert all(f[IP_AT + 1] == ECT_0 for f in wire_frames(first))
+    assert all(world.ecn_of(f) == ECT_0 for f in wire_frames(first))
