@@ -1,17 +1,22 @@
-"""The addresses that a machine serves at: those that its user has configured, or one that a DHCP
-server lends it (RFC 2131), which comes later, and may go and come again.
+"""The addresses that a machine serves at: those that its user has configured, one that a DHCP
+server lends it (RFC 2131), and those that it makes of what IPv6 routers advertise (RFC 4862). The
+last two come later, and may go and come again.
 
 Joins InterfaceConfig and the stack; knows nothing of threads. Whoever calls holds the stack's lock.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 from typing import TYPE_CHECKING
 
 from appliance.clock import Instant
 from appliance.ifconf import InterfaceConfig
-from appliance.netstack.stack import HostConfig, Stack
+from appliance.netstack.ip.addresses import AddressState
+from appliance.netstack.ip.routes import default_route
+from appliance.netstack.ip.v6.router import link_local
+from appliance.netstack.stack import HostAddress, HostConfig, Stack
 from appliance.netstack.wire.address import address_text
 from appliance.trace import Counters
 
@@ -20,15 +25,13 @@ if TYPE_CHECKING:
 
 
 def host_config(interface: InterfaceConfig) -> HostConfig:
-    """What the stack begins with: where a DHCP server has the address, none."""
-    if interface.address is None:
-        return HostConfig(interface.mac, mtu=interface.mtu)
-    return HostConfig.single(
-        mac=interface.mac,
-        address=interface.address.ip.packed,
-        prefix_length=interface.address.network.prefixlen,
-        gateway=interface.gateway.packed if interface.gateway else None,
-        mtu=interface.mtu,
+    """What the stack begins with."""
+    return HostConfig(
+        interface.mac,
+        tuple(HostAddress(a.ip.packed, a.network.prefixlen) for a in interface.addresses),
+        tuple(default_route(gateway.packed) for gateway in interface.gateways),
+        interface.mtu,
+        autoconfigure=interface.slaac,
     )
 
 
@@ -40,8 +43,9 @@ class Addressing:
     ) -> None:
         self._stack = stack
         self._configured = list(stack.ip.addresses)
+        self._makes_addresses = interface.slaac and not interface.addresses
         self._dhcp: DhcpHost | None = None
-        if interface.address is None:
+        if interface.dhcp:
             # Not every start needs it, and every start should be quick.
             from appliance.netstack.dhcp.host import DhcpHost
             from appliance.netstack.dhcp.requests import Identity
@@ -57,18 +61,28 @@ class Addressing:
 
     @property
     def has_address(self) -> bool:
-        """False: a DHCP server has not given one yet."""
-        return self._dhcp is None or self._dhcp.lease is not None
+        """False: what has to come from elsewhere has not come yet."""
+        if self._dhcp is not None and self._dhcp.lease is None:
+            return False
+        return not self._makes_addresses or any(self._in_use())
 
     @property
     def waits_for(self) -> str:
         """Why there is no address yet, in words."""
-        return "" if self._dhcp is None else self._dhcp.client.status
+        if self._dhcp is not None and self._dhcp.lease is None:
+            return self._dhcp.client.status
+        return "no IPv6 router has advertised a prefix"
 
     @property
     def is_probing(self) -> bool:
         """True: nobody knows yet whether others use the addresses that are configured."""
         return any(self._stack.ip.is_probing(ours.address) for ours in self._configured)
+
+    @property
+    def is_tentative(self) -> bool:
+        """True: there are addresses that are not used before that is known."""
+        ours = self._stack.ip.addresses
+        return any(ours.state(a.address) is AddressState.TENTATIVE for a in self._configured)
 
     @property
     def conflict(self) -> str | None:
@@ -94,5 +108,13 @@ class Addressing:
         if self._dhcp is not None:
             self._dhcp.stop(now)
 
+    def _in_use(self) -> Iterator[bytes]:
+        """What others can reach us at. The link-local address that every IPv6 host makes itself is
+        not worth mentioning."""
+        made = link_local(self._stack.config.mac)
+        for ours in self._stack.ip.addresses:
+            if ours.address in self._stack.ip.addresses and ours != made:
+                yield ours.address
+
     def __str__(self) -> str:
-        return " ".join(address_text(ours.address) for ours in self._stack.ip.addresses)
+        return " ".join(map(address_text, self._in_use()))

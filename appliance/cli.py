@@ -119,9 +119,17 @@ def parser() -> Parser:
     link.add_argument("--tap", metavar="NAME", help="the TAP interface; made if need be (tap0)")
     link.add_argument("--tap-fd", metavar="N", type=int, help="a TAP that is open already")
     network.add_argument(
-        "--ip", metavar="ADDR[/LEN]|dhcp", help="the address of the server (/24), or who has one"
+        "--ip",
+        metavar="ADDR[/LEN]|dhcp|slaac",
+        action="append",
+        help="an address of the server (/24, /64), or who has one; may be repeated",
     )
-    network.add_argument("--gateway", metavar="ADDR", help="the router to other networks")
+    network.add_argument(
+        "--gateway",
+        metavar="ADDR",
+        action="append",
+        help="the router to other networks; one for IPv4, one for IPv6",
+    )
     network.add_argument("--mac", metavar="MAC", help="Ethernet address (made of the IP address)")
     network.add_argument(
         "--hostname", metavar="NAME", default=HOSTNAME_DEFAULT, help="told to a DHCP server"
@@ -129,7 +137,10 @@ def parser() -> Parser:
     network.add_argument("--mtu", metavar="N", type=int, default=MTU_DEFAULT, help="(1500)")
     host = network.add_mutually_exclusive_group()
     host.add_argument(
-        "--host-ip", metavar="ADDR[/LEN]", help="the host's address on a TAP that is made here"
+        "--host-ip",
+        metavar="ADDR[/LEN]",
+        action="append",
+        help="the host's address on a TAP that is made here; one for IPv4, one for IPv6",
     )
     host.add_argument("--no-host-ip", action="store_true", help="leave the host's side alone")
     network.add_argument("--no-offload", action="store_true", help="plain frames, own checksums")

@@ -1,5 +1,5 @@
-"""The interface of the appliance, from text: addresses, MAC, MTU. `dhcp` in the place of an address
-leaves it to a DHCP server.
+"""The interface of the appliance, from text: addresses of both families, MAC, MTU. `dhcp` in the
+place of an address leaves it to a DHCP server, `slaac` to what IPv6 routers advertise (RFC 4862).
 
 Knows neither the TAP nor the stack: `InterfaceConfig` is what machine.py builds both from.
 """
@@ -8,15 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv4Interface, NetmaskValueError
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv6Address,
+    IPv6Interface,
+    ip_address,
+    ip_interface,
+)
 
-PREFIX_LENGTH_DEFAULT = 24
+Address = IPv4Address | IPv6Address
+Interface = IPv4Interface | IPv6Interface
+
+PREFIX_LENGTH_DEFAULT = {4: 24, 6: 64}
 MTU_DEFAULT = 1500
 MTU_MIN = 576  # every IPv4 host accepts datagrams of this size (RFC 1122 section 3.3.2)
+MTU_MIN_IPV6 = 1280  # RFC 8200 section 5
 MTU_MAX = 65521  # the largest that a TAP takes: 65535 less the Ethernet header
 HOSTNAME_DEFAULT = "rumpnfsd"
 DHCP = "dhcp"
+SLAAC = "slaac"
 NAME_BYTES_MAX = 15  # IFNAMSIZ less the NUL
 HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
@@ -34,13 +47,17 @@ class InterfaceConfig:
     """One interface: our side of the link, and what the host's side of it gets."""
 
     tap: str
-    address: IPv4Interface | None
-    """None: a DHCP server has one."""
-    gateway: IPv4Address | None
+    addresses: tuple[Interface, ...]
+    gateways: tuple[Address, ...]
+    """At most one of each family."""
     mac: bytes
     mtu: int
-    host: IPv4Interface | None
-    """The host's address on the TAP; None: leave the host's side alone."""
+    hosts: tuple[Interface, ...]
+    """The host's addresses on the TAP; none: leave the host's side alone."""
+    dhcp: bool = False
+    """A DHCP server has another address."""
+    slaac: bool = False
+    """So have IPv6 routers."""
     hostname: str = HOSTNAME_DEFAULT
     """What a DHCP server is told that we are called; empty: nothing."""
 
@@ -48,11 +65,11 @@ class InterfaceConfig:
 def interface_config(
     *,
     tap: str = "tap0",
-    ip: str,
-    gateway: str | None = None,
+    ip: str | Sequence[str],
+    gateway: str | Sequence[str] | None = None,
     mac: str | None = None,
     mtu: int = MTU_DEFAULT,
-    host_ip: str | None = None,
+    host_ip: str | Sequence[str] | None = None,
     no_host_ip: bool = False,
     hostname: str = HOSTNAME_DEFAULT,
     machine: str = "",
@@ -63,47 +80,77 @@ def interface_config(
     """
     if not 0 < len(tap) <= NAME_BYTES_MAX or "/" in tap or tap.split() != [tap]:
         raise ConfigError(f"{tap!r} cannot be the name of an interface", "for example tap0")
-    if not MTU_MIN <= mtu <= MTU_MAX:
-        raise ConfigError(f"MTU {mtu} is out of range", f"{MTU_MIN} to {MTU_MAX}")
-    if ip == DHCP:
-        if gateway:
-            raise ConfigError("with --ip dhcp, the DHCP server says what the gateway is")
-        return InterfaceConfig(
-            tap=tap,
-            address=None,
-            gateway=None,
-            mac=parse_mac(mac) if mac else mac_of_machine(f"{machine} {tap}"),
-            mtu=mtu,
-            host=parse_interface(host_ip) if host_ip and not no_host_ip else None,
-            hostname=parse_hostname(hostname),
-        )
-    address = parse_interface(ip)
-    host = None
-    if not no_host_ip:
-        host = parse_interface(host_ip, address) if host_ip else first_other_address(address)
-        if host.ip == address.ip:
-            raise ConfigError(f"{host.ip} is the address of the appliance itself", "see --host-ip")
+    words = words_of(ip)
+    addresses = tuple(parse_interface(text) for text in words if text not in (DHCP, SLAAC))
+    dhcp, slaac = DHCP in words, SLAAC in words
+    if len({address.ip for address in addresses}) + dhcp + slaac < len(words):
+        raise ConfigError("the same --ip is there twice")
+    check_mtu(mtu, ipv6=slaac or any(address.version == 6 for address in addresses))
+    hosts = () if no_host_ip else host_addresses(words_of(host_ip), addresses)
+    if mac:
+        station = parse_mac(mac)
+    elif dhcp or not addresses:
+        station = mac_of_machine(f"{machine} {tap}")
+    else:
+        station = default_mac(addresses[0].ip)
     return InterfaceConfig(
         tap=tap,
-        address=address,
-        gateway=parse_gateway(gateway, address) if gateway else None,
-        mac=parse_mac(mac) if mac else default_mac(address.ip),
+        addresses=addresses,
+        gateways=parse_gateways(words_of(gateway), addresses, dhcp=dhcp),
+        mac=station,
         mtu=mtu,
-        host=host,
+        hosts=hosts,
+        dhcp=dhcp,
+        slaac=slaac,
+        hostname=parse_hostname(hostname),
     )
 
 
-def parse_interface(text: str, near: IPv4Interface | None = None) -> IPv4Interface:
-    """ADDR[/LEN], or with a netmask. Without one: that of `near`, else /24."""
-    length = near.network.prefixlen if near else PREFIX_LENGTH_DEFAULT
+def words_of(given: str | Sequence[str] | None) -> Sequence[str]:
+    """An option that may be given more than once."""
+    return (given,) if isinstance(given, str) else given or ()
+
+
+def check_mtu(mtu: int, *, ipv6: bool) -> None:
+    """ConfigError: no link has this MTU, or none with these addresses."""
+    least = MTU_MIN_IPV6 if ipv6 else MTU_MIN
+    if not least <= mtu <= MTU_MAX:
+        where = " for IPv6" if ipv6 and mtu >= MTU_MIN else ""
+        raise ConfigError(f"MTU {mtu} is out of range{where}", f"{least} to {MTU_MAX}")
+
+
+def host_addresses(given: Sequence[str], ours: Sequence[Interface]) -> tuple[Interface, ...]:
+    """The host's addresses on the TAP: those that are given, and one in every other network of
+    ours, so that it finds us there. ConfigError."""
+    hosts: list[Interface] = []
+    for text in given:
+        near = next((a for a in ours if (":" in text) == (a.version == 6)), None)
+        hosts.append(parse_interface(text, near))
+    for address in ours:
+        if any(host.ip == address.ip for host in hosts):
+            raise ConfigError(
+                f"{address.ip} is the address of the appliance itself", "see --host-ip"
+            )
+        served = any(h.version == address.version for h in hosts[: len(given)])
+        if not served and not any(address.ip in host.network for host in hosts):
+            hosts.append(first_other_address(address))
+    return tuple(hosts)
+
+
+def parse_interface(text: str, near: Interface | None = None) -> Interface:
+    """ADDR[/LEN], or with a netmask. Without one: that of `near`, else /24 or /64."""
     try:
-        made = IPv4Interface(text if "/" in text else f"{text}/{length}")
-    except (AddressValueError, NetmaskValueError, ValueError):
-        raise ConfigError(f"{text!r} is not an IPv4 address", "ADDR, ADDR/LEN or dhcp") from None
-    network = made.network
-    if made.ip.is_multicast or made.ip.is_loopback or made.ip.is_unspecified or made.ip.is_reserved:
+        version = ip_address(text.partition("/")[0]).version
+        length = near.network.prefixlen if near else PREFIX_LENGTH_DEFAULT[version]
+        made = ip_interface(text if "/" in text else f"{text}/{length}")
+    except ValueError:
+        hint = "ADDR, ADDR/LEN, dhcp or slaac"
+        raise ConfigError(f"{text!r} is not an IP address", hint) from None
+    if not is_for_host(made):
         raise ConfigError(f"{made.ip} cannot be the address of a host")
-    if network.prefixlen < 31 and made.ip in (network.network_address, network.broadcast_address):
+    network = made.network
+    names = (network.network_address, network.broadcast_address)
+    if isinstance(made, IPv4Interface) and network.prefixlen < 31 and made.ip in names:
         raise ConfigError(
             f"{made.ip} is the network's own or its broadcast address in {network}",
             f"for example {network.network_address + 1}",
@@ -111,22 +158,49 @@ def parse_interface(text: str, near: IPv4Interface | None = None) -> IPv4Interfa
     return made
 
 
-def parse_gateway(text: str, address: IPv4Interface) -> IPv4Address:
+def is_for_host(made: Interface) -> bool:
+    """Can it be the address of one host?"""
+    if made.ip.is_multicast or made.ip.is_loopback or made.ip.is_unspecified:
+        return False
+    if isinstance(made, IPv6Interface):
+        return made.scope_id is None and made.ip.ipv4_mapped is None
+    return not made.ip.is_reserved
+
+
+def parse_gateways(
+    texts: Sequence[str], ours: Sequence[Interface], *, dhcp: bool
+) -> tuple[Address, ...]:
+    """Routers on the link, one of each family at most."""
+    gateways = tuple(parse_gateway(text, ours) for text in texts)
+    versions = [gateway.version for gateway in gateways]
+    if dhcp and 4 in versions:
+        raise ConfigError("with --ip dhcp, the DHCP server says what the gateway is")
+    if len(set(versions)) < len(versions):
+        raise ConfigError("there is one --gateway of each family at most")
+    return gateways
+
+
+def parse_gateway(text: str, ours: Sequence[Interface]) -> Address:
     """A router on the link."""
     try:
-        gateway = IPv4Address(text)
-    except AddressValueError:
-        raise ConfigError(f"{text!r} is not an IPv4 address") from None
-    if gateway not in address.network or gateway == address.ip:
-        raise ConfigError(f"the gateway {gateway} is not another host in {address.network}")
+        gateway = ip_address(text)
+    except ValueError:
+        raise ConfigError(f"{text!r} is not an IP address") from None
+    family = [address for address in ours if address.version == gateway.version]
+    is_neighbour = any(gateway in address.network for address in family)
+    if isinstance(gateway, IPv6Address) and gateway.is_link_local:
+        is_neighbour = True
+    if not is_neighbour or any(gateway == address.ip for address in family):
+        networks = " ".join(str(address.network) for address in family)
+        raise ConfigError(f"the gateway {gateway} is not another host in {networks or 'reach'}")
     return gateway
 
 
-def first_other_address(address: IPv4Interface) -> IPv4Interface:
-    """The first usable address of the subnet that is not ours."""
+def first_other_address(address: Interface) -> Interface:
+    """The first usable address of the network that is not ours."""
     for candidate in address.network.hosts():
         if candidate != address.ip:
-            return IPv4Interface(f"{candidate}/{address.network.prefixlen}")
+            return ip_interface(f"{candidate}/{address.network.prefixlen}")
     raise ConfigError(
         f"no room for the host beside {address.ip} in {address.network}", "use --no-host-ip"
     )
@@ -146,10 +220,13 @@ def parse_mac(text: str) -> bytes:
     return mac
 
 
-def default_mac(address: IPv4Address) -> bytes:
+def default_mac(address: Address) -> bytes:
     """A locally administered address that is made of the IP address, so that the same server
     keeps its MAC over a restart and peers need not resolve it again."""
-    return b"\x02\x4e" + address.packed  # 4e: N for NFS
+    packed = address.packed
+    if isinstance(address, IPv6Address):
+        packed = hashlib.blake2b(packed, digest_size=4).digest()
+    return b"\x02\x4e" + packed  # 4e: N for NFS
 
 
 def mac_of_machine(text: str) -> bytes:

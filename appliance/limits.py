@@ -192,6 +192,9 @@ ND_REACHABLE_FOR: Final = 30 * SECOND
 ND_RETRY_AFTER: Final = 1 * SECOND
 """RETRANS_TIMER: between two solicitations, and how long an address stays tentative."""
 
+ND_START_WAITS: Final = 2 * ND_RETRY_AFTER
+"""How long a start waits for it to be known that nobody else has our IPv6 addresses."""
+
 ND_TRIES_MAX: Final = 3
 """MAX_MULTICAST_SOLICIT and MAX_UNICAST_SOLICIT: questions until a neighbour counts as gone."""
 

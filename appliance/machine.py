@@ -35,6 +35,7 @@ from appliance.limits import (
     CLIENT_PROBE_INTERVAL,
     CLIENT_PROBES,
     DHCP_RELEASE_WAITS,
+    ND_START_WAITS,
     STOP_GRACE,
 )
 from appliance.mountd.service import Mountd
@@ -45,11 +46,11 @@ from appliance.netstack.stack import Stack
 from appliance.netstack.tcp.connection import Connection
 from appliance.netstack.tcp.patience import KeepAlive
 from appliance.netstack.udp import UdpSocket
-from appliance.netstack.wire.address import address_text
+from appliance.netstack.wire.address import IPV6_BYTES, address_text
 from appliance.nfsd.service import WRITE_VERIFIER_BYTES, Nfsd
 from appliance.oncrpc.leader import Leader, ServiceQueue
 from appliance.oncrpc.server import PendingCall, Registry, RpcServer
-from appliance.oncrpc.transport import Buffer, Endpoint
+from appliance.oncrpc.transport import NETIDS, NETIDS6, Buffer, Endpoint
 from appliance.rpcbind.service import Rpcbind
 from appliance.trace import Counters, log
 from appliance.vfs.errors import VfsError
@@ -170,8 +171,11 @@ class Machine:
 
     def _wait_for_neighbours(self) -> None:
         """Most hosts that have our address answer the first probe at once."""
-        until = self._clock.now() + ARP_START_WAITS
-        self._wait_until(lambda: self.addressing.conflict is not None, until)
+        addressing, until = self.addressing, self._clock.now() + ARP_START_WAITS
+        self._wait_until(lambda: addressing.conflict is not None, until)
+        # IPv6 has this test before an address is used at all (RFC 4862 section 5.4).
+        until += ND_START_WAITS
+        self._wait_until(lambda: not addressing.is_tentative or bool(addressing.conflict), until)
         try:
             self.check_addresses()
         except StartError:
@@ -275,7 +279,7 @@ class Machine:
                 fd=self._settings.tap_fd,
                 mtu=interface.mtu,
                 offload=self._settings.offload,
-                host=interface.host,
+                hosts=interface.hosts,
             )
             return self._decorated(link)
         except LinkError as error:
@@ -313,6 +317,7 @@ class Machine:
             wire = FaultyDriver(self._stack, self._faulty)
         self._leader = leader = Leader(wire, self._clock, self.counters)
         registry = Registry()
+        netids = NETIDS + NETIDS6 if self._stack.ip.speaks_ipv6 else NETIDS
         self._rpc = RpcServer(registry, self.counters, self._clock)
         self._nfsd = Nfsd(
             self._tree,
@@ -331,7 +336,7 @@ class Machine:
         )
         for service, port, submit in services:
             for program in service.programs:
-                registry.add(program, service, submit, port=port)
+                registry.add(program, service, submit, port=port, netids=netids)
             self._stack.tcp.listen(port, self._accept)
             self._listen_udp(port)
 
@@ -459,10 +464,9 @@ class Machine:
 class TcpTransport:
     """One connection: what RPC sends on, and what TCP tells."""
 
-    netid = "tcp"
-
     def __init__(self, connection: Connection, rpc: RpcServer) -> None:
         self._connection = connection
+        self.netid = "tcp6" if len(connection.peer_address) == IPV6_BYTES else "tcp"
         self.peer = Endpoint(address_text(connection.peer_address), connection.peer_port)
         self.local = Endpoint(address_text(connection.local_address), connection.local_port)
         self.send = connection.send
@@ -489,7 +493,6 @@ class TcpTransport:
 class UdpTransport:
     """Where one datagram came from."""
 
-    netid = "udp"
     unsent_bytes = 0
 
     def __init__(
@@ -502,6 +505,7 @@ class UdpTransport:
     ) -> None:
         """`ours`: the address that was asked; None: it was asked of everybody."""
         self._socket = socket
+        self.netid = "udp6" if len(address) == IPV6_BYTES else "udp"
         self._address = address
         self._ours = ours
         self.peer = peer

@@ -50,10 +50,10 @@ def main(words: Sequence[str] | None = None) -> int:
             host_ip=options.host_ip,
             no_host_ip=options.no_host_ip,
         )
-        if interface.address is None:
+        if interface.dhcp:
             raise UsageError("here, --ip is an address", "only rumpnfsd asks a DHCP server")
         trace.start()
-        link = TapLink(interface.tap, mtu=interface.mtu, host=interface.host)
+        link = TapLink(interface.tap, mtu=interface.mtu, hosts=interface.hosts)
     except (UsageError, ConfigError) as error:
         return fail(2, str(error), getattr(error, "hint", "") or "onstack --help")
     except LinkError as error:

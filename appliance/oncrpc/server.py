@@ -48,7 +48,7 @@ from appliance.oncrpc.message import (
 from appliance.oncrpc.program import Call, Procedure, Program, Refused, Silence
 from appliance.oncrpc.record import Record, RecordError, RecordReader
 from appliance.oncrpc.reply_cache import Caller, Entry, ReplyCache
-from appliance.oncrpc.transport import Buffer, StreamUser, Transport
+from appliance.oncrpc.transport import NETIDS, Buffer, StreamUser, Transport
 from appliance.oncrpc.xdr import XdrError
 from appliance.trace import Counters, log
 
@@ -83,7 +83,7 @@ class Registry:
         submit: Callable[[PendingCall], None],
         *,
         port: int,
-        netids: tuple[str, ...] = ("tcp", "udp"),
+        netids: tuple[str, ...] = NETIDS,
     ) -> None:
         """Serve `program` on a port; `host` is the service that its procedures find in their call.
         `submit`, with the leader's lock held, gives a call to the thread that shall run it."""

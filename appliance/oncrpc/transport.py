@@ -7,24 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 Buffer = bytes | bytearray | memoryview
+
+NETIDS: Final = ("tcp", "udp")
+NETIDS6: Final = ("tcp6", "udp6")
+"""What transports are called over IPv4, and over IPv6 (RFC 5665 section 4.2)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One end of a transport: an address in text form ("10.0.0.5") and a port."""
+    """One end of a transport: an address in text form ("10.0.0.5", "fd00::5") and a port."""
 
     address: str
     port: int
 
     def __str__(self) -> str:
-        return f"{self.address}:{self.port}"
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}"
 
 
 class Transport(Protocol):
-    """Where a reply goes. What it carries is called by `netid` (RFC 5665): "tcp" or "udp"."""
+    """Where a reply goes. What it carries is called by `netid` (RFC 5665): "tcp", "udp",
+    "tcp6" or "udp6"."""
 
     netid: str
     peer: Endpoint

@@ -63,6 +63,7 @@ NC_TPI_COTS_ORD: Final = 3
 """r_nc_semantics: datagrams, and a stream that is closed in order."""
 
 NC_INET: Final = b"inet"
+NC_INET6: Final = b"inet6"
 
 
 @struct

@@ -15,7 +15,7 @@ over TCP and by INDIRECT.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv6Address, ip_address
 from struct import Struct
 from typing import ClassVar, Final, Never, TypeVar
 
@@ -30,6 +30,7 @@ from appliance.rpcbind.protocol import (
     IPPROTO_TCP,
     IPPROTO_UDP,
     NC_INET,
+    NC_INET6,
     NC_TPI_CLTS,
     NC_TPI_COTS_ORD,
     PMAP_VERS,
@@ -60,14 +61,25 @@ Key = TypeVar("Key")
 
 PROTOCOLS: Final = {IPPROTO_TCP: "tcp", IPPROTO_UDP: "udp"}
 NUMBERS: Final = {netid: number for number, netid in PROTOCOLS.items()}
-SEMANTICS: Final = {"tcp": NC_TPI_COTS_ORD, "udp": NC_TPI_CLTS}
+"""Version 2 knows nothing but IPv4."""
+
+NETIDS: Final = {
+    "tcp": (NC_TPI_COTS_ORD, NC_INET, b"tcp", "0.0.0.0"),
+    "udp": (NC_TPI_CLTS, NC_INET, b"udp", "0.0.0.0"),
+    "tcp6": (NC_TPI_COTS_ORD, NC_INET6, b"tcp", "::"),
+    "udp6": (NC_TPI_CLTS, NC_INET6, b"udp", "::"),
+}
+"""Of each transport: what it can do, its family, its protocol, and how a list calls us where it is
+asked for by the other family: by no address. Who asks by this one is told the one it has asked."""
 
 OWNER: Final = b"superuser"
 
 SOCKADDR_IN: Final = Struct("<H2s4s8x")
+SOCKADDR_IN6: Final = Struct("<H2s4x16s4x")
 AF_INET: Final = 2
-"""A transport address (TADDR) is what sockets of most hosts have: sockaddr_in of little-endian
-machines, its port and address in network order."""
+AF_INET6: Final = 10
+"""A transport address (TADDR) is what sockets of most hosts have: sockaddr_in or sockaddr_in6 of
+little-endian machines with Linux, port and address in network order."""
 
 
 class RpcbindCall(Call[Never]):
@@ -84,6 +96,11 @@ class RpcbindCall(Call[Never]):
         self.host.asked(self.version, prog, vers, netid, found=service is not None)
         return b"" if service is None else uaddr(self.local.address, service.port)
 
+    def listed_at(self, service: Service, netid: str) -> bytes:
+        """The universal address of a program in a list of all transports."""
+        is_of_call = netid.endswith("6") is self.netid.endswith("6")
+        return uaddr(self.local.address if is_of_call else NETIDS[netid][3], service.port)
+
     def null_by_proxy(self, prog: int, vers: int, proc: int, *, indirect: bool) -> Service:
         """The service that would answer a call of procedure 0; see the head of this file."""
         service = self.host.find(prog, vers, self.netid)
@@ -91,7 +108,7 @@ class RpcbindCall(Call[Never]):
         self.host.called(self.version, prog, vers, proc, self.netid, good=good, indirect=indirect)
         if service is not None and proc == 0:
             return service
-        if self.netid == "udp" and not indirect:
+        if self.netid.startswith("udp") and not indirect:
             raise Silence
         raise Refused(prog_unavail() if service is None else proc_unavail())
 
@@ -145,6 +162,7 @@ def pmap_dump(call: Call2, args: None) -> pmaplist:
     return [
         mapping(service.program.number, service.program.version, NUMBERS[netid], service.port)
         for service, netid in call.host.mappings()
+        if netid in NUMBERS
     ]
 
 
@@ -192,7 +210,7 @@ def dump(call: RpcbindCall, args: None) -> rpcblist:
             service.program.number,
             service.program.version,
             netid.encode(),
-            uaddr(call.local.address, service.port),
+            call.listed_at(service, netid),
             OWNER,
         )
         for service, netid in call.host.mappings()
@@ -221,22 +239,22 @@ def uaddr2taddr(call: RpcbindCall, args: string) -> netbuf:
     endpoint = parse_uaddr(args)
     if endpoint is None:
         return netbuf(0, b"")
-    address = IPv4Address(endpoint.address).packed
-    return netbuf(
-        SOCKADDR_IN.size, SOCKADDR_IN.pack(AF_INET, endpoint.port.to_bytes(2, "big"), address)
-    )
+    address, port = ip_address(endpoint.address), endpoint.port.to_bytes(2, "big")
+    if isinstance(address, IPv6Address):
+        return netbuf(SOCKADDR_IN6.size, SOCKADDR_IN6.pack(AF_INET6, port, address.packed))
+    return netbuf(SOCKADDR_IN.size, SOCKADDR_IN.pack(AF_INET, port, address.packed))
 
 
 @rpcb3.procedure(8)
 @rpcb4.procedure(8)
 def taddr2uaddr(call: RpcbindCall, args: netbuf) -> string:
     """RPCBPROC_TADDR2UADDR: the universal address of these bytes; empty if they are not one."""
-    if len(args.buf) != SOCKADDR_IN.size:
-        return b""
-    family, port, address = SOCKADDR_IN.unpack(args.buf)
-    if family != AF_INET:
-        return b""
-    return uaddr(str(IPv4Address(address)), int.from_bytes(port, "big"))
+    for form, its_family in ((SOCKADDR_IN, AF_INET), (SOCKADDR_IN6, AF_INET6)):
+        if len(args.buf) == form.size:
+            family, port, address = form.unpack(args.buf)
+            if family == its_family:
+                return uaddr(str(ip_address(address)), int.from_bytes(port, "big"))
+    return b""
 
 
 # --- version 4 only (section 2.2.2) --------------------------------------------------------------
@@ -259,13 +277,7 @@ def indirect(call: Call4, args: rpcb_rmtcallargs) -> rpcb_rmtcallres:
 def getaddrlist(call: Call4, args: rpcb) -> rpcb_entry_list:
     """RPCBPROC_GETADDRLIST: every transport of exactly this version of the program."""
     return [
-        rpcb_entry(
-            uaddr(call.local.address, service.port),
-            netid.encode(),
-            SEMANTICS[netid],
-            NC_INET,
-            netid.encode(),
-        )
+        rpcb_entry(call.listed_at(service, netid), netid.encode(), *NETIDS[netid][:3])
         for service, netid in call.host.mappings()
         if (service.program.number, service.program.version) == (args.r_prog, args.r_vers)
     ]
@@ -377,7 +389,7 @@ def parse_uaddr(text: bytes) -> Endpoint | None:
     try:
         address, high, low = text.decode("ascii").rsplit(".", 2)
         port = bytes((int(high), int(low)))
-        endpoint = Endpoint(str(IPv4Address(address)), int.from_bytes(port, "big"))
+        endpoint = Endpoint(str(ip_address(address)), int.from_bytes(port, "big"))
     except ValueError:
         return None
     # int() is more generous than the RFC.

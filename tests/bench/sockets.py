@@ -125,7 +125,7 @@ def connect_to(made: Any, host: str) -> Connect:
 
 
 def measure(rounds: int) -> None:
-    link = TapLink("tap0", host=HOST)
+    link = TapLink("tap0", hosts=[HOST])
     config = HostConfig.single(bytes.fromhex("02000a000005"), bytes((10, 0, 0, 5)), 24)
     stack = Stack(link, config, random=random.Random(1), counters=Counters())
     timer = Timer()

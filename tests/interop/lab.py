@@ -138,7 +138,8 @@ class Appliance:
             raise
         finally:
             os.close(ready)
-        self.address = self.stdout.read_text().split()[1]
+        self.addresses = self.stdout.read_text().partition(" (")[0].split()[1:]
+        self.address = self.addresses[0]
 
     @property
     def pid(self) -> int:
@@ -178,7 +179,7 @@ class Appliance:
         """tshark finds nothing wrong in what it sent."""
         words = ["--allow-loss"] if self.allow_loss else []
         for capture in self._captures:
-            run(TOP / "tools" / "capture-oracle", capture, self.address, *words, timeout=300)
+            run(TOP / "tools" / "capture-oracle", capture, *self.addresses, *words, timeout=300)
 
 
 class GuestRun:

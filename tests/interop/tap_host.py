@@ -16,7 +16,7 @@ import random
 import select
 import sys
 from collections.abc import Sequence
-from ipaddress import IPv4Interface
+from ipaddress import ip_interface
 from threading import Event, Lock, Thread
 from typing import Any
 
@@ -138,7 +138,7 @@ def open_link(wanted: dict[str, Any]) -> TapLink:
     hand_over = wanted.pop("hand_over", None)
     wanted.pop("sabotage", None)
     if "host" in wanted:
-        wanted["host"] = IPv4Interface(wanted["host"])
+        wanted["hosts"] = [ip_interface(wanted.pop("host"))]
     if hand_over is None:
         return TapLink(**wanted)
     flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if hand_over == "vnet" else 0)

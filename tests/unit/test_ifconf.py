@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 import pytest
 
@@ -12,41 +12,40 @@ from appliance.ifconf import ConfigError, InterfaceConfig, interface_config
 def test_an_address_alone_is_a_slash_24_with_the_first_other_address_for_the_host() -> None:
     assert interface_config(ip="10.0.0.5") == InterfaceConfig(
         tap="tap0",
-        address=IPv4Interface("10.0.0.5/24"),
-        gateway=None,
+        addresses=(IPv4Interface("10.0.0.5/24"),),
+        gateways=(),
         mac=bytes.fromhex("024e0a000005"),
         mtu=1500,
-        host=IPv4Interface("10.0.0.1/24"),
+        hosts=(IPv4Interface("10.0.0.1/24"),),
     )
 
 
 def test_the_host_gets_the_second_address_where_we_have_the_first() -> None:
-    assert interface_config(ip="10.0.0.1").host == IPv4Interface("10.0.0.2/24")
+    assert interface_config(ip="10.0.0.1").hosts == (IPv4Interface("10.0.0.2/24"),)
 
 
 def test_a_netmask_says_the_same_as_a_length() -> None:
-    assert interface_config(ip="10.1.2.3/255.255.0.0").address == IPv4Interface("10.1.2.3/16")
+    assert interface_config(ip="10.1.2.3/255.255.0.0").addresses == (IPv4Interface("10.1.2.3/16"),)
 
 
 def test_the_host_may_be_given_or_left_alone() -> None:
-    assert interface_config(ip="10.0.0.5/16", host_ip="10.0.9.9").host == IPv4Interface(
-        "10.0.9.9/16"
-    )
-    assert interface_config(ip="10.0.0.5", no_host_ip=True).host is None
+    given = interface_config(ip="10.0.0.5/16", host_ip="10.0.9.9")
+    assert given.hosts == (IPv4Interface("10.0.9.9/16"),)
+    assert interface_config(ip="10.0.0.5", no_host_ip=True).hosts == ()
 
 
 def test_a_gateway_and_a_mac_are_taken_as_written() -> None:
     made = interface_config(ip="10.0.0.5", gateway="10.0.0.254", mac="02-00-00-00-00-2a")
-    assert made.gateway == IPv4Address("10.0.0.254")
+    assert made.gateways == (IPv4Address("10.0.0.254"),)
     assert made.mac == bytes.fromhex("02000000002a")
 
 
 def test_with_dhcp_there_is_no_address_and_none_for_the_host() -> None:
     made = interface_config(ip="dhcp", machine="here")
-    assert (made.address, made.gateway, made.host) == (None, None, None)
+    assert (made.addresses, made.gateways, made.hosts, made.dhcp) == ((), (), (), True)
     assert made.hostname == "rumpnfsd"
     given = interface_config(ip="dhcp", host_ip="10.0.0.1", hostname="files", mac="02:00:00:00:0:9")
-    assert given.host == IPv4Interface("10.0.0.1/24")
+    assert given.hosts == (IPv4Interface("10.0.0.1/24"),)
     assert (given.hostname, given.mac) == ("files", bytes.fromhex("020000000009"))
 
 
@@ -62,6 +61,39 @@ def test_with_dhcp_the_mac_is_that_of_this_machine_and_interface() -> None:
     assert all(not mac[0] & 1 and mac[0] & 2 for mac in macs), "of one station, given locally"
 
 
+def test_an_ipv6_address_alone_is_a_slash_64_with_the_first_address_for_the_host() -> None:
+    made = interface_config(ip="fd00::5")
+    assert made.addresses == (IPv6Interface("fd00::5/64"),)
+    assert made.hosts == (IPv6Interface("fd00::1/64"),)
+    assert made.mac == interface_config(ip="fd00::5").mac != interface_config(ip="fd00::6").mac
+    assert not made.mac[0] & 1 and made.mac[0] & 2, "of one station, given locally"
+
+
+def test_there_may_be_several_addresses_of_both_families() -> None:
+    made = interface_config(
+        ip=["10.0.0.5", "10.0.0.6", "192.168.1.5", "fd00::5"],
+        gateway=["10.0.0.254", "fe80::1"],
+        host_ip="fd00::9",
+    )
+    assert [str(address) for address in made.addresses] == [
+        "10.0.0.5/24",
+        "10.0.0.6/24",
+        "192.168.1.5/24",
+        "fd00::5/64",
+    ]
+    assert made.gateways == (IPv4Address("10.0.0.254"), IPv6Address("fe80::1"))
+    assert sorted(map(str, made.hosts)) == ["10.0.0.1/24", "192.168.1.1/24", "fd00::9/64"]
+    assert made.mac == interface_config(ip="10.0.0.5").mac
+
+
+def test_slaac_and_dhcp_may_stand_beside_addresses() -> None:
+    made = interface_config(ip=["dhcp", "slaac", "fd00::5"], gateway="fe80::1", machine="here")
+    assert (made.dhcp, made.slaac) == (True, True)
+    assert made.addresses == (IPv6Interface("fd00::5/64"),)
+    alone = interface_config(ip="slaac", machine="here")
+    assert (alone.addresses, alone.hosts, alone.slaac) == ((), (), True)
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -72,7 +104,23 @@ def test_with_dhcp_the_mac_is_that_of_this_machine_and_interface() -> None:
         {"ip": "DHCP"},
         {"ip": "10.0.0"},
         {"ip": "10.0.0.5/33"},
-        {"ip": "fd00::5"},
+        {"ip": "fd00::5/129"},
+        {"ip": "fd00::5%eth0"},
+        {"ip": "ff02::1"},
+        {"ip": "::1"},
+        {"ip": "::"},
+        {"ip": "::ffff:10.0.0.5"},
+        {"ip": "fd00::5", "mtu": 1279},
+        {"ip": "slaac", "mtu": 1000},
+        {"ip": ["fd00::5", "fd00::5/48"]},
+        {"ip": ["dhcp", "dhcp"]},
+        {"ip": "fd00::5", "gateway": "fd01::1"},
+        {"ip": "10.0.0.5", "gateway": "fd00::1"},
+        {"ip": "fd00::5", "gateway": "fd00::5"},
+        {"ip": "fd00::5", "gateway": ["fd00::1", "fe80::1"]},
+        {"ip": ["dhcp", "fd00::5"], "gateway": "10.0.0.1"},
+        {"ip": "fd00::5", "host_ip": "fd00::5"},
+        {"ip": "fd00::5/128"},
         {"ip": "10.0.0.0"},
         {"ip": "10.0.0.255"},
         {"ip": "127.0.0.1"},
@@ -95,6 +143,6 @@ def test_with_dhcp_the_mac_is_that_of_this_machine_and_interface() -> None:
         {"ip": "10.0.0.5", "mtu": 65522},
     ],
 )
-def test_what_cannot_be_is_refused(words: dict[str, str | int]) -> None:
+def test_what_cannot_be_is_refused(words: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         interface_config(**words)  # type: ignore[arg-type]

@@ -26,7 +26,8 @@ import select
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
+from pathlib import Path
 from struct import Struct
 from threading import Event, Lock
 from typing import Final
@@ -48,6 +49,7 @@ from appliance.netstack.wire import vnet
 from appliance.trace import log
 
 Buffer = bytes | bytearray | memoryview
+Interface = IPv4Interface | IPv6Interface
 
 _IFF_MULTI_QUEUE: Final = 0x0100
 _IFF_NO_PI: Final = 0x1000
@@ -57,6 +59,8 @@ _IFF_VNET_HDR: Final = 0x4000
 _TUNSETOFFLOAD: Final = 0x400454D0
 _TUNGETIFF: Final = 0x800454D2
 _TUNSETVNETHDRSZ: Final = 0x400454D8
+_SIOCSIFADDR: Final = 0x8916
+_SIOCSIFNETMASK: Final = 0x891C
 _SIOCGIFMTU: Final = 0x8921
 _SIOCSIFTXQLEN: Final = 0x8943
 
@@ -75,6 +79,8 @@ _OFFLOADS: Final = (
 """From the most to the least that a kernel may take."""
 
 _IFREQ: Final = Struct("16si20x")
+_IFREQ_ADDRESS: Final = Struct("16sHxx4s16x")
+_IN6_IFREQ: Final = Struct("16sIi")
 _IFREQ_FLAGS: Final = Struct("16sH22x")
 _INT: Final = Struct("i")
 _IOV_MAX: Final = 1024
@@ -92,16 +98,16 @@ class TapLink:
         fd: int | None = None,
         offload: bool = True,
         mtu: int = _MTU_DEFAULT,
-        host: IPv4Interface | None = None,
+        hosts: Sequence[Interface] = (),
         spin: int = LINK_SPIN_READS,
     ) -> None:
-        """Create the TAP `name`, with the host's side of it up and at the address `host`; or attach
-        to one that exists, and change nothing about it. With `fd`: use the TAP that somebody else
-        has opened there; the descriptor is ours from now on. LinkError.
+        """Create the TAP `name`, with the host's side of it up and at the addresses `hosts`; or
+        attach to one that exists, and change nothing about it. With `fd`: use the TAP that somebody
+        else has opened there; the descriptor is ours from now on. LinkError.
         """
         self._again: bool | None = None  # the offload to attach with, where we know how to
         if fd is None:
-            self._open(name, offload, mtu, host)
+            self._open(name, offload, mtu, hosts)
             self._again = offload
         else:
             self._adopt(fd, offload, mtu)
@@ -117,7 +123,7 @@ class TapLink:
         self._poll.register(self._fd, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
 
-    def _open(self, name: str, offload: bool, mtu: int, host: IPv4Interface | None) -> None:
+    def _open(self, name: str, offload: bool, mtu: int, hosts: Sequence[Interface]) -> None:
         existed = name in (there for _, there in socket.if_nameindex())
         try:
             # The device object closes the descriptor when it is collected.
@@ -126,7 +132,7 @@ class TapLink:
             if self.vnet:
                 set_offload(self._fd, offload)
             if not existed:
-                set_up(self._device, name, mtu, host)
+                set_up(self._device, name, mtu, hosts)
             self.mtu: int = self._device.mtu
         except OSError as error:
             raise cannot_open(name, error) from None
@@ -291,15 +297,37 @@ def set_offload(fd: int, offload: bool) -> None:
             return
 
 
-def set_up(device: pytun.TunTapDevice, name: str, mtu: int, host: IPv4Interface | None) -> None:
+def set_up(device: pytun.TunTapDevice, name: str, mtu: int, hosts: Sequence[Interface]) -> None:
     """The host's side of a TAP that we have made."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCSIFTXQLEN, _IFREQ.pack(name.encode(), TAP_QUEUE_FRAMES))
     device.mtu = mtu
-    if host is not None:
-        device.addr = str(host.ip)
-        device.netmask = str(host.netmask)
     device.up()
+    for number, host in enumerate(hosts):
+        if isinstance(host, IPv6Interface):
+            add_ipv6_address(name, host)
+        else:
+            # Further IPv4 addresses of an interface have names of their own, in this interface of
+            # the kernel's.
+            add_ipv4_address(name if number == 0 else f"{name}:{number}", host)
+
+
+def add_ipv4_address(name: str, host: IPv4Interface) -> None:
+    """An address for the host's side."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        for request, address in ((_SIOCSIFADDR, host.ip), (_SIOCSIFNETMASK, host.netmask)):
+            fcntl.ioctl(control, request, _IFREQ_ADDRESS.pack(name.encode(), 2, address.packed))
+
+
+def add_ipv6_address(name: str, host: IPv6Interface) -> None:
+    """An address for the host's side. The kernel would not use it for a second or two, while it
+    looks for others who have it; but on this link there is nobody else, and we look ourselves."""
+    with suppress(OSError):  # /proc/sys is read-only in many containers: then it takes its time
+        Path(f"/proc/sys/net/ipv6/conf/{name}/accept_dad").write_text("0")
+    index = socket.if_nametoindex(name)
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as control:
+        request = _IN6_IFREQ.pack(host.ip.packed, host.network.prefixlen, index)
+        fcntl.ioctl(control, _SIOCSIFADDR, request)
 
 
 def mtu_of(name: str) -> int | None:

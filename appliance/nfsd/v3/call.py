@@ -79,7 +79,7 @@ class NfsCall(Call[Failure]):
     @property
     def data_bytes_max(self) -> int:
         """How much bulk data a call over this transport may carry."""
-        datagrams = self.netid == "udp"
+        datagrams = self.netid in ("udp", "udp6")
         return limits.DATAGRAM_DATA_BYTES_MAX if datagrams else limits.CALL_DATA_BYTES_MAX
 
     def handle(self, node: Node) -> bytes:
