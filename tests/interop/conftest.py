@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.lab import Appliance, GuestRun, Namespace
+from tests.interop.lab import SERVER, Appliance, GuestRun, Namespace
 
 
 @pytest.fixture
@@ -27,9 +27,16 @@ def appliance(netns: Namespace, tmp_path: Path) -> Iterator[StartAppliance]:
     has to end in order, and tshark judges what it sent (pcap=False: a test that sends too much)."""
     started: list[Appliance] = []
 
-    def start(*words: str | Path, pcap: bool = True, mtu: int = 1500) -> Appliance:
-        netns.add_tap("tap0", mtu)
-        started.append(Appliance(netns, tmp_path, "--no-host-ip", *words, pcap=pcap))
+    def start(
+        *words: str | Path,
+        pcap: bool = True,
+        mtu: int = 1500,
+        tap: str = "tap0",
+        ip: str = SERVER,
+    ) -> Appliance:
+        netns.add_tap(tap, mtu)
+        words = ("--no-host-ip", *words)
+        started.append(Appliance(netns, tmp_path, *words, pcap=pcap, tap=tap, ip=ip))
         return started[-1]
 
     yield start

@@ -116,10 +116,10 @@ class Appliance:
         self._starts += 1
         words = ["--tap", self._tap, "--ip", self._ip, *self._words]
         if self._with_pcap:
-            self._captures.append(self._folder / f"server-{self._starts}.pcap")
+            self._captures.append(self._folder / f"{self._tap}-{self._starts}.pcap")
             words += ["--pcap", str(self._captures[-1])]
-        self.stderr = self._folder / f"stderr-{self._starts}"
-        self.stdout = self._folder / f"stdout-{self._starts}"
+        self.stderr = self._folder / f"{self._tap}-stderr-{self._starts}"
+        self.stdout = self._folder / f"{self._tap}-stdout-{self._starts}"
         ready, write = os.pipe()
         command = self.netns.command(
             sys.executable, "-m", "appliance", *words, "--ready-fd", str(write)

@@ -60,15 +60,20 @@ def work(client: NfsClient, size: int, chance: random.Random) -> None:
         client.remove(directory, name)
 
 
-def main() -> None:
-    server, size = sys.argv[1], int(sys.argv[2]) << 10
-    chance = random.Random(sys.argv[3] if len(sys.argv) > 3 else 1)
+def be_a_client(server: str, size: int, chance: random.Random) -> None:
+    """One connection's work, told when it is done."""
     load.REPLY_SECONDS = PATIENCE_SECONDS  # type: ignore[misc]
     began = time.monotonic()
     connection = load.Connection(server, 1)
     work(connection.nfs, size, chance)
     connection.close()
-    print(json.dumps({"bytes": size // FILES * FILES, "seconds": time.monotonic() - began}))
+    took = time.monotonic() - began
+    print(json.dumps({"bytes": size // FILES * FILES, "seconds": took}), flush=True)
+
+
+def main() -> None:
+    server, size = sys.argv[1], int(sys.argv[2]) << 10
+    be_a_client(server, size, random.Random(sys.argv[3] if len(sys.argv) > 3 else 1))
 
 
 if __name__ == "__main__":
