@@ -140,6 +140,7 @@ def _whole(reply: Reply, data: bytes, end: int) -> Reply:
 
 CLIENT: Final = Endpoint("10.0.0.9", 700)
 SERVER: Final = Endpoint("10.0.0.5", 2049)
+SERVER6 = Endpoint("fd00::5", 2049)
 
 
 @dataclass
@@ -174,7 +175,7 @@ class Loopback:
         """What was sent since the last time."""
         data = [memoryview(b"".join(buffers)) for buffers in self.sent]
         self.sent.clear()
-        if self.netid == "udp":
+        if self.netid.startswith("udp"):
             return [RpcClient.reply(datagram) for datagram in data]
         records = RecordReader(record_bytes_max=1 << 30).feed(data)
         return [RpcClient.reply(b"".join((head, *rest))) for head, rest in records]
@@ -230,8 +231,9 @@ class RpcWorld:
 
     def ask(self, call: bytes, port: int = 2049, netid: str = "tcp") -> Reply:
         """Send one call over a transport of its own, serve it, and return its one reply."""
-        transport = Loopback(netid, local=Endpoint(SERVER.address, port))
-        if netid == "udp":
+        address = SERVER6.address if netid.endswith("6") else SERVER.address
+        transport = Loopback(netid, local=Endpoint(address, port))
+        if netid.startswith("udp"):
             self.server.datagram(transport, call)
         else:
             session = self.server.stream(transport)

@@ -227,6 +227,94 @@ def test_universal_addresses_split_the_port() -> None:
         assert parse_uaddr(uaddr("10.0.0.5", port)) == Endpoint("10.0.0.5", port)
 
 
+# --- IPv6 ----------------------------------------------------------------------------------------
+
+
+class World6(World):
+    """The same, with MOUNT over IPv6 as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        mount = Program(MOUNT, 4, "mount")
+        netids = ("tcp", "udp", "tcp6", "udp6")
+        self.registry.add(mount, None, self.pending.append, port=20048, netids=netids)
+        rpcbind = Rpcbind(self.registry, self.counters, FixedClock())
+        for program in rpcbind.programs:
+            self.registry.add(
+                program, rpcbind, self.pending.append, port=PORT, netids=("tcp6", "udp6")
+            )
+
+
+@versions
+@pytest.mark.parametrize(
+    ("netid", "address"),
+    [
+        ("tcp6", b"fd00::5.78.80"),
+        ("udp6", b"fd00::5.78.80"),
+        ("tcp", b"10.0.0.5.78.80"),
+        ("udp", b"10.0.0.5.78.80"),
+    ],
+)
+def test_getaddr_answers_in_the_family_that_it_is_asked_by(
+    program: Program, netid: str, address: bytes
+) -> None:
+    """Whatever netid is in the arguments: RFC 1833 section 2.2.1."""
+    for said in (b"tcp", b"udp6", b""):
+        assert World6().call(program, 3, asked(MOUNT, 4, said), netid).value(string) == address
+
+
+@versions
+def test_a_list_has_all_transports_each_as_the_caller_can_use_it(program: Program) -> None:
+    over4 = World6().call(program, 4, None, "tcp").value(rpcblist)
+    over6 = World6().call(program, 4, None, "tcp6").value(rpcblist)
+    assert {(e.r_netid, e.r_addr) for e in over4 if e.r_vers == 4 and e.r_prog == MOUNT} == {
+        (b"tcp", b"10.0.0.5.78.80"),
+        (b"udp", b"10.0.0.5.78.80"),
+        (b"tcp6", b"::.78.80"),
+        (b"udp6", b"::.78.80"),
+    }
+    assert {(e.r_netid, e.r_addr) for e in over6 if e.r_vers == 4 and e.r_prog == MOUNT} == {
+        (b"tcp", b"0.0.0.0.78.80"),
+        (b"udp", b"0.0.0.0.78.80"),
+        (b"tcp6", b"fd00::5.78.80"),
+        (b"udp6", b"fd00::5.78.80"),
+    }
+
+
+def test_getaddrlist_says_what_each_transport_is() -> None:
+    assert World6().call(rpcb4, 11, asked(MOUNT, 4), "udp6").value(rpcb_entry_list) == [
+        rpcb_entry(b"0.0.0.0.78.80", b"tcp", 3, b"inet", b"tcp"),
+        rpcb_entry(b"0.0.0.0.78.80", b"udp", 1, b"inet", b"udp"),
+        rpcb_entry(b"fd00::5.78.80", b"tcp6", 3, b"inet6", b"tcp"),
+        rpcb_entry(b"fd00::5.78.80", b"udp6", 1, b"inet6", b"udp"),
+    ]
+
+
+def test_version_2_lists_ipv4_alone() -> None:
+    listed = World6().call(pmap2, 4, None, "tcp6").value(pmaplist)
+    assert [m.prot for m in listed if (m.prog, m.vers) == (MOUNT, 4)] == [TCP, UDP]
+
+
+SOCKADDR6 = bytes.fromhex("0a00 0801 00000000 fd000000000000000000000000000005 00000000")
+
+
+@versions
+def test_ipv6_addresses_are_converted(program: Program) -> None:
+    taddr = World6().call(program, 7, b"fd00::5.8.1").value(netbuf)
+    assert taddr == netbuf(28, SOCKADDR6)
+    assert World6().call(program, 8, taddr).value(string) == b"fd00::5.8.1"
+
+
+def test_a_remote_call_over_udp6_is_met_with_silence_too() -> None:
+    """As over UDP: it may have been a multicast."""
+    world = World6()
+    call = world.client.call(rpcb3, 5, proxied(MOUNT, 4, 5))
+    transport = Loopback("udp6", local=Endpoint("fd00::5", PORT))
+    world.server.datagram(transport, call)
+    world.serve()
+    assert not transport.sent
+
+
 def test_a_string_is_bounded(world: World) -> None:
     long = b"o" * (limits.RPCBIND_STRING_BYTES_MAX + 1)
     header = world.client.header(RPCBIND, 3, 3)
