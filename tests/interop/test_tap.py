@@ -185,6 +185,31 @@ def test_offload_is_on_as_far_as_this_kernel_can(netns: Namespace, tap_host: Sta
     process.stop()
 
 
+ECN = """
+s = socket.create_connection(where, 5)
+got = 0
+s.sendall(os.urandom(50_000))
+while got < 50_000:
+    got += len(s.recv(1 << 16))
+options = s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[5]
+print("agreed" if options & 8 else "not agreed", "seen" if options & 16 else "not seen")
+"""
+"""Of tcpi_options: TCPI_OPT_ECN, and TCPI_OPT_ECN_SEEN, for a packet that might have been marked."""
+
+
+@pytest.mark.parametrize("offload", [True, False])
+def test_the_kernel_and_we_agree_about_ecn(
+    netns: Namespace, tap_host: Start, offload: bool
+) -> None:
+    """RFC 3168 section 6.1.1: where it asks; and our text comes as ECT."""
+    process = tap_host(name="tap1", offload=offload, host=HOST)
+    netns.run("sysctl", "-q", "-w", "net.ipv4.tcp_ecn=1")
+    assert python(netns, ECN).split() == ["agreed", "seen"]
+    netns.run("sysctl", "-q", "-w", "net.ipv4.tcp_ecn=0")
+    assert python(netns, ECN).split() == ["not", "agreed", "not", "seen"]
+    assert_nothing_was_bad(process.stop())
+
+
 def frames_to_us(netns: Namespace) -> int:
     shown = netns.ip("-s link show dev tap1")
     found = re.search(r"TX:.*\n\s+\d+\s+(\d+)", shown)
