@@ -194,7 +194,7 @@ while got < 50_000:
 options = s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[5]
 print("agreed" if options & 8 else "not agreed", "seen" if options & 16 else "not seen")
 """
-"""Of tcpi_options: TCPI_OPT_ECN, and TCPI_OPT_ECN_SEEN, for a packet that might have been marked."""
+"""Of tcpi_options: TCPI_OPT_ECN, and TCPI_OPT_ECN_SEEN for a packet that might have been marked."""
 
 
 @pytest.mark.parametrize("offload", [True, False])
