@@ -3,7 +3,7 @@ loop.py and sockets/.
 
 wire/     formats: parse, emit, str; no state
 link/     where frames come from and go to: the TAP; a recorder as a decorator
-ip/       ARP, paths to a destination, fragments, ICMP
+ip/       addresses, routes, paths; v4/ (ARP, ICMP) and v6/ (discovery, ICMPv6, MLD); fragments
 udp.py    RFC 768
 tcp/      RFC 9293: one connection, its two halves, its timers, listeners
 timers.py deadlines, one heap
