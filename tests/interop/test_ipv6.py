@@ -175,7 +175,8 @@ def test_the_kernels_client_mounts_over_ipv6(
     make_image(image, tree)
     exports = tmp_path / "exports"
     exports.write_text("/ fd00::/64(rw,no_root_squash)\n")
-    appliance("--image", image, "--exports", exports, "--ip", SERVER6)
+    server = appliance("--image", image, "--exports", exports, "--ip", SERVER6)
+    server.allow_loss = True  # an emulated guest acknowledges so late that probes go out (RFC 8985)
     said = guest(f"""
         ip -6 address add {GUEST6}/64 dev eth0 nodad
         for mountproto in tcp6 udp6; do
