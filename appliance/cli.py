@@ -115,6 +115,38 @@ def parser() -> Parser:
     )
     made.add_argument("--version", action=Version, help="print the version and exit")
     network = made.add_argument_group("network")
+    add_network(network)
+    add_wire(network)
+    tree = made.add_argument_group("what is served")
+    for option, what, text in (
+        (
+            "--image",
+            "FILE[@PATH][,ro][,partition=N][,overlay[=OVERLAYFILE]]",
+            "a file-system image",
+        ),
+        ("--directory", "DIR[@PATH][,ro]", "a directory of the host"),
+        ("--memory", "SIZE[@PATH]", "an empty file system in memory (64M, 2G, ...)"),
+    ):
+        tree.add_argument(
+            option,
+            metavar=what,
+            action=Mount,
+            dest="mounts",
+            default=[],
+            help=f"{text}; repeatable",
+        )
+    tree.add_argument(
+        "--exports", metavar="FILE", type=Path, help="exports(5); default: all to all"
+    )
+    tree.add_argument(
+        "--check-exports", metavar="FILE", type=Path, help="check a file, serve nothing"
+    )
+    add_running(made.add_argument_group("running"))
+    return made
+
+
+def add_network(network: argparse._ArgumentGroup) -> None:
+    """The link, and who we are on it."""
     link = network.add_mutually_exclusive_group()
     link.add_argument("--tap", metavar="NAME", help="the TAP interface; made if need be (tap0)")
     link.add_argument("--tap-fd", metavar="N", type=int, help="a TAP that is open already")
@@ -144,33 +176,6 @@ def parser() -> Parser:
     )
     host.add_argument("--no-host-ip", action="store_true", help="leave the host's side alone")
     network.add_argument("--no-offload", action="store_true", help="plain frames, own checksums")
-    add_wire(network)
-    tree = made.add_argument_group("what is served")
-    for option, what, text in (
-        (
-            "--image",
-            "FILE[@PATH][,ro][,partition=N][,overlay[=OVERLAYFILE]]",
-            "a file-system image",
-        ),
-        ("--directory", "DIR[@PATH][,ro]", "a directory of the host"),
-        ("--memory", "SIZE[@PATH]", "an empty file system in memory (64M, 2G, ...)"),
-    ):
-        tree.add_argument(
-            option,
-            metavar=what,
-            action=Mount,
-            dest="mounts",
-            default=[],
-            help=f"{text}; repeatable",
-        )
-    tree.add_argument(
-        "--exports", metavar="FILE", type=Path, help="exports(5); default: all to all"
-    )
-    tree.add_argument(
-        "--check-exports", metavar="FILE", type=Path, help="check a file, serve nothing"
-    )
-    add_running(made.add_argument_group("running"))
-    return made
 
 
 def add_wire(network: argparse._ArgumentGroup) -> None:
