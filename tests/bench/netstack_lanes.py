@@ -13,14 +13,21 @@ from random import Random
 from typing import Any
 
 from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
+from scapy.packet import Packet
 
+from appliance.netstack.ip.addresses import AddressState
 from appliance.netstack.ip.v4.path import Ipv4Path
-from appliance.netstack.stack import Stack
+from appliance.netstack.stack import HostConfig, Stack
 from appliance.netstack.wire import vnet
 from appliance.netstack.wire.vnet import NEEDS_CSUM, VnetHeader
 from appliance.trace import Counters
 from tests.sim.station import OUR_MAC, OURS, PEER_ADDRESS, PEER_MAC
+from tests.sim.station6 import OURS6
+from tests.sim.station6 import PEER as PEER6
+from tests.sim.station6 import PEER_ADDRESS as PEER_ADDRESS6
+from tests.sim.station6 import US as US6
 
 Buffer = bytes | bytearray | memoryview
 REPEAT = 5
@@ -47,8 +54,8 @@ class Taker:
         return True
 
 
-def stack_on(has_vnet_header: bool) -> Stack:
-    return Stack(Nowhere(has_vnet_header), OURS, random=Random(1), counters=Counters())
+def stack_on(has_vnet_header: bool, config: HostConfig = OURS) -> Stack:
+    return Stack(Nowhere(has_vnet_header), config, random=Random(1), counters=Counters())
 
 
 def microseconds(act: Callable[[], object], number: int = 50_000) -> float:
@@ -59,12 +66,20 @@ def show(what: str, cost: float) -> None:
     print(f"{what:48} {cost:6.2f} us")
 
 
-def segment_in(flags: int | None, count: int) -> float:
+IPV4, IPV6 = IP(src="10.0.0.1", dst="10.0.0.5"), IPv6(src=PEER6, dst=US6)
+BOTH = HostConfig(OUR_MAC, OURS.addresses + OURS6.addresses)
+"""A host that speaks both looks at the type first."""
+
+
+def segment_in(
+    flags: int | None, count: int, config: HostConfig = OURS, ip: Packet = IPV4
+) -> float:
     """`flags`: of the virtio-net header; None: a link without."""
-    stack = stack_on(flags is not None)
-    packet = IP(src="10.0.0.1", dst="10.0.0.5") / TCP(sport=700, dport=2049, flags="A")
+    stack = stack_on(flags is not None, config)
+    packet = ip / TCP(sport=700, dport=2049, flags="A")
     frame = bytes(Ether(src=PEER_MAC.hex(":"), dst=OUR_MAC.hex(":")) / packet / bytes(count))
-    stack.tcp.connections[frame[26:38]] = Taker()  # type: ignore[assignment]
+    key = frame[26:38] if ip is IPV4 else frame[22:58]
+    stack.tcp.connections[key] = Taker()  # type: ignore[assignment]
     front = b"" if flags is None else VnetHeader(flags, 0, 0, 0, 34, 16).emit()
     receive, whole = stack.receive, front + frame
     cost = microseconds(lambda: receive(whole, 0))
@@ -105,6 +120,23 @@ def main() -> None:
             data = [bytes(size)]
             cost = microseconds(partial(stack.udp.send, 2049, PEER_ADDRESS, 700, data), 1000)
             show(f"datagram out, {name}, {size} bytes", cost)
+    both_families(header, text)
+
+
+def both_families(header: bytearray, text: list[memoryview]) -> None:
+    """The same on a host that speaks IPv6 as well."""
+    for name, ip in (("IPv4", IPV4), ("IPv6", IPV6)):
+        cost = segment_in(NEEDS_CSUM, 128, BOTH, ip)
+        show(f"both families: {name} in, checksum known", cost)
+        show(f"both families: {name} in, plain, 1448", segment_in(None, 1448, BOTH, ip))
+    stack = stack_on(True, BOTH)
+    for made in BOTH.addresses:
+        stack.ip.addresses.become(made.address, AddressState.PREFERRED)
+    for name, destination in (("IPv4", PEER_ADDRESS), ("IPv6", PEER_ADDRESS6)):
+        path = stack.ip.path_to(destination)
+        path.resolved(PEER_MAC)
+        cost = microseconds(partial(path.send_tcp, header, text, 64000, 1428))
+        show(f"both families: {name} out, 64000 bytes", cost)
 
 
 if __name__ == "__main__":
