@@ -121,10 +121,10 @@ def send_text(c: Connection, now: Instant) -> None:  # noqa: C901 - the hot path
     timer = c.resend_timer
     flight = snd.nxt - snd.una
     if timer.deadline is None:
-        if flight > c.mss and c.sacks:
-            c.recovery.arm(c, now)
-        elif flight:
-            timer.set(now + c.round_trip.rto)
+        if flight:
+            trip = c.round_trip
+            probed = flight > c.mss and c.sacks and c.recovery.calm
+            timer.set(now + (trip.probe_timeout if probed else trip.rto))
         elif snd.nxt < snd.limit:  # the window is closed
             timer.set(now + probe_interval(c))
     elif flight > c.mss and before - snd.una <= c.mss and c.sacks:

@@ -68,7 +68,9 @@ class RoundTrip:
     @property
     def probe_timeout(self) -> Instant:
         """How long to wait for an acknowledgement of the tail (PTO, RFC 8985 section 7.2)."""
-        return self.rto if self.srtt is None else max(2 * self.srtt, TCP_PROBE_TIMEOUT_MIN)
+        if self.srtt is None:
+            return self.rto
+        return min(max(2 * self.srtt, TCP_PROBE_TIMEOUT_MIN), self.rto)
 
     def back_off(self) -> None:
         """(5.5)"""
@@ -85,7 +87,8 @@ def acknowledged(c: Connection, ack: int, now: Instant, echo: int = 0) -> None:
     back with it."""
     snd = c.snd
     recovery = c.recovery
-    if not recovery.calm:
+    calm = recovery.calm
+    if not calm:
         recovery.before(c, ack, now, echo)
     flight = snd.nxt - snd.una
     acked = ack - snd.una
@@ -101,13 +104,18 @@ def acknowledged(c: Connection, ack: int, now: Instant, echo: int = 0) -> None:
         age = now // MILLISECOND + c.stamp_base - echo & MASK
         if age * MILLISECOND <= TCP_RTO_MAX:
             c.round_trip.sample(max(age, 1) * MILLISECOND, now)
-    if recovery.calm:
+    if calm:
         c.congestion.acknowledged(acked, flight, now)
-        restart = True
+        restart = False
+        if flight > acked:
+            # RFC 6298 (5.3), or first a probe of the tail: the same as Recovery.arm, but shorter.
+            trip = c.round_trip
+            probed = c.sacks and flight - acked > c.mss
+            c.resend_timer.set(now + (trip.probe_timeout if probed else trip.rto))
     else:
         restart = recovery.advanced(c, acked, flight, now, echo)
     if ack == snd.nxt:
-        c.resend_timer.clear()  # RFC 6298 (5.2)
+        c.resend_timer.clear()  # (5.2)
     elif restart:
         recovery.arm(c, now)  # (5.3)
     if snd.nxt < snd.limit or snd.lost.size:

@@ -141,7 +141,7 @@ class SendHalf:
             self.times.acknowledged(ack)
         if self.lost.size:
             self.lost.remove_before(ack)
-        if self.sacked.size:
+        if self.departed:
             self.departed -= self.sacked.remove_before(ack)
 
     def sack(self, left: int, right: int) -> None:
