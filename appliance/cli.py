@@ -28,6 +28,7 @@ from appliance.machine import (
     parse_size,
 )
 from appliance.netstack.link.capture import CaptureSpec
+from appliance.netstack.tcp.cubic import ALGORITHMS
 from appliance.words import Parser, UsageError, tell
 
 if TYPE_CHECKING:
@@ -176,6 +177,9 @@ def add_network(network: argparse._ArgumentGroup) -> None:
     )
     host.add_argument("--no-host-ip", action="store_true", help="leave the host's side alone")
     network.add_argument("--no-offload", action="store_true", help="plain frames, own checksums")
+    network.add_argument(
+        "--congestion", choices=ALGORITHMS, default="cubic", help="TCP congestion control (cubic)"
+    )
 
 
 def add_wire(network: argparse._ArgumentGroup) -> None:
@@ -349,6 +353,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         sync=Durability(options.sync),
         control=options.control,
         faults=tuple(fault_rule(text) for text in options.fault),
+        congestion=options.congestion,
     )
 
 

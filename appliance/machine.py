@@ -113,6 +113,7 @@ class Settings:
     sync: Durability = Durability.FULL
     control: Path | None = None
     faults: tuple[FaultRule, ...] = ()
+    congestion: str = "cubic"
 
 
 class Machine:
@@ -309,7 +310,11 @@ class Machine:
         """Everything between the link and the file systems."""
         interface = self._settings.interface
         self._stack = Stack(
-            self._link, host_config(interface), random=self._random, counters=self.counters
+            self._link,
+            host_config(interface),
+            random=self._random,
+            counters=self.counters,
+            congestion=self._settings.congestion,
         )
         self.addressing = Addressing(interface, self._stack, self._random, self.counters)
         wire = StackDriver(self._stack, self._link)

@@ -81,7 +81,13 @@ class Stack:
     """One host."""
 
     def __init__(
-        self, link: Link, config: HostConfig, *, random: Random, counters: Counters
+        self,
+        link: Link,
+        config: HostConfig,
+        *,
+        random: Random,
+        counters: Counters,
+        congestion: str = "cubic",
     ) -> None:
         self.config = config
         self.counters = counters
@@ -106,6 +112,7 @@ class Stack:
             counters,
             self.ip.path_to,
             receive_bytes=window,
+            congestion=congestion,
             learn_mtu=self.ip.learn_mtu,
         )
         self.ip.paths.widened = self.tcp.path_changed

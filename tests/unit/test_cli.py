@@ -111,6 +111,7 @@ def test_mounts_keep_their_order() -> None:
         ["--ip", "10.0.0.5", "--memory", "1M", "--nonsense"],
         ["--ip", "10.0.0.5", "--memory", "1M", "--mtu", "abc"],
         ["--ip", "10.0.0.5", "--memory", "1M", "--sync", "never"],
+        ["--ip", "10.0.0.5", "--memory", "1M", "--congestion", "vegas"],
         ["merge", "fs.img"],
         ["merge", "--force", "fs.img", "changes"],
     ],
@@ -219,6 +220,12 @@ def test_a_capture_is_a_file_and_how_large_it_becomes() -> None:
     for text in (",size=1M", "a,size=1", "a,size=x", "a,files=3", "a,size=1M,files=0"):
         with pytest.raises(UsageError):
             capture(text)
+
+
+def test_congestion_control_is_cubic_unless_somebody_wants_another() -> None:
+    chosen = [*SERVE, "--congestion", "newreno"]
+    assert settings_of(parser().parse_args(SERVE)).congestion == "cubic"
+    assert settings_of(parser().parse_args(chosen)).congestion == "newreno"
 
 
 def test_faults_are_rules_in_their_order_and_told_at_the_start() -> None:
