@@ -105,7 +105,8 @@ MUTANTS: Final = (
         "J13",
         "writer.py",
         "        self.journal.put_in_place(blocks)\n",
-        "        with self.journal.state:\n            self.journal.publish(blocks, [], [])\n",
+        "        with self.journal.state:\n"
+        "            self.journal.publish(blocks, blocks, [], [])\n",
         _EVERY,
     ),
     Mutant(
@@ -153,9 +154,9 @@ MUTANTS: Final = (
     Mutant(
         "the superblock is not in the transaction",
         "J16",
-        "journal/committer.py",
-        "        transaction.blocks.update(self._extra())\n",
-        "",
+        "writer.py",
+        "            blocks.update(self._superblock())\n",
+        "            self._superblock()\n",
         _task("large-files-go"),
     ),
     Mutant(
@@ -276,6 +277,23 @@ MUTANTS: Final = (
         "        op.free(before, 1, metadata=True)\n",
         "        pass\n",
         _task("attributes-come-and-go", 10),
+    ),
+    Mutant(
+        "the first state of an inode in a transaction counts",
+        "J20",
+        "finishing.py",
+        "    unfinished.inodes.update(changed)\n",
+        "    for number, inode in changed.items():\n"
+        "        unfinished.inodes.setdefault(number, inode)\n",
+        _task("many-turns-of-the-log", 10),
+    ),
+    Mutant(
+        "the checksum of a bitmap is that of the transaction before",
+        "J20",
+        "finishing.py",
+        "        _note_bitmaps(volume, group, numbers)\n",
+        "",
+        _task("every", 10),
     ),
     # --- recovery ----------------------------------------------------------------
     Mutant(

@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from appliance import image_limits
 from appliance.fsimage.ext4 import bits, layout
-from appliance.fsimage.ext4.bitmaps import has_uninit_groups, never_used_blocks
-from appliance.fsimage.ext4.crc import MASK32, crc32c
+from appliance.fsimage.ext4.bitmaps import never_used_blocks
 from appliance.fsimage.ext4.free_space import FreeSpace, HeldBlocks
 from appliance.fsimage.ext4.groups import (
     Metadata,
@@ -60,15 +59,12 @@ class GroupChange:
         "free_inodes",
         "group",
         "inode_bitmap",
-        "place",
         "unused",
     )
 
-    def __init__(self, group: ext4_group_desc, place: tuple[int, int]) -> None:
+    def __init__(self, group: ext4_group_desc) -> None:
         self.group: Final = group
         """The operation's own copy. What is below goes into it at the end."""
-        self.place: Final = place
-        """Block and offset in it of the descriptor."""
         self.block_bitmap: bytearray | None = None
         self.inode_bitmap: bytearray | None = None
         """The operation's copies, if it changes them."""
@@ -101,11 +97,9 @@ class Allocator:
     def __init__(self, volume: Volume) -> None:
         superblock = volume.superblock
         self._volume: Final = volume
-        self._has_uninit: Final = has_uninit_groups(volume)
+        self._has_uninit: Final = volume.has_uninit_groups
         self._blocks_per_group: Final = superblock.disk.s_blocks_per_group
         self._inodes_per_group: Final = superblock.disk.s_inodes_per_group
-        self._descriptors_per_block: Final = superblock.block_bytes // superblock.desc_bytes
-        self._descriptor_places: Final[dict[int, tuple[int, int]]] = {}
         self._metadata: Final = Metadata(volume)
         volume.own_blocks = self._metadata
         self._space: Final = FreeSpace(volume, self._metadata)
@@ -212,18 +206,8 @@ class Allocator:
         operation.free_blocks_change -= count
 
     def _change(self, operation: Operation, index: int) -> GroupChange:
-        place = self._descriptor_places.get(index) or self._descriptor_place(index)
-        change = GroupChange(self._volume.group(index).copy(), place)
-        operation.notes.groups[index] = change
+        change = operation.notes.groups[index] = GroupChange(self._volume.group(index).copy())
         return change
-
-    def _descriptor_place(self, index: int) -> tuple[int, int]:
-        """Block and offset in it of the descriptor of a group."""
-        superblock = self._volume.superblock
-        at, inside = divmod(index, self._descriptors_per_block)
-        place = superblock.descriptor_block(at), inside * superblock.desc_bytes
-        self._descriptor_places[index] = place
-        return place
 
     def _block_bitmap(self, operation: Operation, index: int, change: GroupChange) -> bytearray:
         """The operation's copy of a block bitmap; of one that was never made, the first. VfsError:
@@ -254,21 +238,27 @@ class Allocator:
             operation.notes.inodes.append((index, at))
             self._count_inode(operation, index, change, -1, int(directory))
             used = self._inodes_per_group - change.unused
+            number = index * self._inodes_per_group + at + 1
             if at >= used and self._has_uninit:
-                self._clean_table(operation, inode_table_of(change.group), at, used)
-                change.unused = self._inodes_per_group - at - 1
-            self._check_free(operation, index, inode_table_of(change.group), at)
-            return index * self._inodes_per_group + at + 1
+                change.unused -= self._clean_table(
+                    operation, inode_table_of(change.group), at, used
+                )
+            else:
+                self._check_free(operation, number)
+            return number
         raise VfsError(Code.NOSPC)
 
-    def _check_free(self, operation: Operation, index: int, table: int, at: int) -> None:
+    def _check_free(self, operation: Operation, number: int) -> None:
         """VfsError: an inode that its bitmap has as free still has names."""
         volume = self._volume
-        offset = at * volume.superblock.inode_bytes
-        block = operation.block(table + (offset >> volume.block_bits))
-        links_at = (offset & volume.block_bytes - 1) + layout.I_LINKS_COUNT_OFFSET
-        if block[links_at] or block[links_at + 1]:
-            number = index * self._inodes_per_group + at + 1
+        changed = volume.unfinished.inodes.get(number)
+        if changed is not None:
+            has_names = changed.disk.i_links_count > 0
+        else:
+            block, offset = volume.inode_location(number)
+            at = offset + layout.I_LINKS_COUNT_OFFSET
+            has_names = any(operation.block(block)[at : at + 2])
+        if has_names:
             raise volume.distrusted(f"inode {number}", "is in use, but free in its bitmap")
 
     def free_inode(self, operation: Operation, number: int, *, directory: bool) -> None:
@@ -311,75 +301,30 @@ class Allocator:
         change.inode_bitmap = bitmap
         return bitmap
 
-    def _clean_table(self, operation: Operation, table: int, at: int, used: int) -> None:
-        """Inode `at` is the first behind those that were `used` up to now: the rest of its block,
-        in which may be anything, becomes inodes that are free."""
-        volume = self._volume
-        offset = at * volume.superblock.inode_bytes
-        number = table + (offset >> volume.block_bits)
-        clean_from = used * volume.superblock.inode_bytes - (offset & -volume.block_bytes)
+    def _clean_table(self, operation: Operation, table: int, at: int, used: int) -> int:
+        """Inode `at` is behind those that were `used` up to now: the rest of its block, in which may
+        be anything, becomes inodes that are free. How many more are used then."""
+        volume, inode_bytes = self._volume, self._volume.superblock.inode_bytes
+        start = at * inode_bytes & -volume.block_bytes
+        number = table + (start >> volume.block_bits)
+        clean_from = used * inode_bytes - start
         if clean_from <= 0:
             operation.new_block(number)
         else:
             operation.change(number)[clean_from:] = bytes(volume.block_bytes - clean_from)
+        end = (start + volume.block_bytes) // inode_bytes
+        return min(end, self._inodes_per_group) - used
 
     # The end of an operation.
 
-    def finish(self, operation: Operation) -> None:
-        """Bring the descriptors up to date, and all checksums."""
-        for index, change in operation.notes.groups.items():
-            self._finish_group(operation, index, change)
+    def finish(self, operation: Operation) -> dict[int, ext4_group_desc]:
+        """The descriptors of the groups that have changed, up to date but for checksums."""
         if operation.notes.freed:
             operation.then(partial(self._freed, operation.notes.freed))
+        return {index: _finished(each) for index, each in operation.notes.groups.items()}
 
     def _freed(self, count: int) -> None:
         self.waiting_blocks += count
-
-    def _finish_group(self, operation: Operation, index: int, change: GroupChange) -> None:
-        volume, size, group = self._volume, self._volume.superblock.desc_bytes, change.group
-        number, offset = change.place
-        table = operation.change(number)
-        self._bring_up_to_date(group, change)
-        if size < ext4_group_desc.SIZE:
-            whole = table[offset : offset + size].ljust(ext4_group_desc.SIZE, b"\0")
-            group.encode_into(whole, 0)
-            table[offset : offset + size] = whole[:size]
-        else:
-            group.encode_into(table, offset)
-        if self._has_uninit:
-            checksum = volume.group_checksum(index, bytes(table[offset : offset + size]))
-            _put16(table, offset + layout.BG_CHECKSUM_OFFSET, checksum)
-            group.bg_checksum = checksum
-        operation.groups[index] = group
-
-    def _bring_up_to_date(self, group: ext4_group_desc, change: GroupChange) -> None:
-        """In a descriptor, what an operation has changed."""
-        if change.block_bitmap is not None:
-            count = free_blocks_of(group) + change.free_blocks
-            group.bg_free_blocks_count_lo = count & _MASK16
-            group.bg_free_blocks_count_hi = count >> 16
-            if self._volume.has_metadata_csum:
-                value = self._checksum(change.block_bitmap, self._blocks_per_group)
-                group.bg_block_bitmap_csum_lo = value & _MASK16
-                group.bg_block_bitmap_csum_hi = value >> 16
-        if change.inode_bitmap is not None:
-            count = free_inodes_of(group) + change.free_inodes
-            group.bg_free_inodes_count_lo = count & _MASK16
-            group.bg_free_inodes_count_hi = count >> 16
-            count = directories_of(group) + change.directories
-            group.bg_used_dirs_count_lo = count & _MASK16
-            group.bg_used_dirs_count_hi = count >> 16
-            group.bg_itable_unused_lo = change.unused & _MASK16
-            group.bg_itable_unused_hi = change.unused >> 16
-            if self._volume.has_metadata_csum:
-                value = self._checksum(change.inode_bitmap, self._inodes_per_group)
-                group.bg_inode_bitmap_csum_lo = value & _MASK16
-                group.bg_inode_bitmap_csum_hi = value >> 16
-
-    def _checksum(self, bitmap: bytearray, count: int) -> int:
-        """Of a bitmap: as much of it as a descriptor has room for."""
-        mask = MASK32 if self._volume.superblock.desc_bytes >= ext4_group_desc.SIZE else _MASK16
-        return crc32c(self._volume.seed, bytes(bitmap[: count >> 3])) & mask
 
     def undo(self, operation: Operation) -> None:
         """The operation has failed: what it allocated is free again; what it took is reserved."""
@@ -392,6 +337,20 @@ class Allocator:
             self._inodes.count(index, -change.free_inodes, -change.directories)
 
 
-def _put16(table: bytearray, offset: int, value: int) -> None:
-    table[offset] = value & 0xFF
-    table[offset + 1] = value >> 8
+def _finished(change: GroupChange) -> ext4_group_desc:
+    """A descriptor with what an operation has changed."""
+    group = change.group
+    if change.block_bitmap is not None:
+        count = free_blocks_of(group) + change.free_blocks
+        group.bg_free_blocks_count_lo = count & _MASK16
+        group.bg_free_blocks_count_hi = count >> 16
+    if change.inode_bitmap is not None:
+        count = free_inodes_of(group) + change.free_inodes
+        group.bg_free_inodes_count_lo = count & _MASK16
+        group.bg_free_inodes_count_hi = count >> 16
+        count = directories_of(group) + change.directories
+        group.bg_used_dirs_count_lo = count & _MASK16
+        group.bg_used_dirs_count_hi = count >> 16
+        group.bg_itable_unused_lo = change.unused & _MASK16
+        group.bg_itable_unused_hi = change.unused >> 16
+    return group

@@ -16,6 +16,7 @@ from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4.inode import Inode
 from appliance.fsimage.ext4.layout import ext4_extent_header, ext4_inode
 from appliance.fsimage.ext4.operation import Operation
+from appliance.fsimage.ext4.volume import Volume
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.interface import FileType, NewNode, SetAttributes, SetTime
 
@@ -35,7 +36,6 @@ _ROOTS_IN_I_BLOCK: Final = (_I_BLOCK_BYTES - ext4_extent_header.SIZE) // ext4_ex
 _NO_EXTENTS: Final = struct.pack("<HHHHI", layout.EXTENT_MAGIC, 0, _ROOTS_IN_I_BLOCK, 0, 0).ljust(
     _I_BLOCK_BYTES, b"\0"
 )
-_GENERATION: Final = struct.Struct("<I")
 _chance: Final = Random(secrets.randbits(256))
 _BLANK: Final = ext4_inode.decode(bytes(ext4_inode.SIZE))
 
@@ -94,23 +94,27 @@ def _new_inode(filesystem: Ext4, operation: Operation, number: int, new: NewNode
     disk.i_gid, disk.i_gid_high = new.gid & _MASK16, new.gid >> 16 & _MASK16
     disk.i_links_count = 1
     disk.i_extra_isize = extra
-    disk.i_generation = _new_generation(filesystem, number)
     if has_extents and new.type in _HAS_BLOCKS:
         disk.i_flags, disk.i_block = layout.EXTENTS_FL, _NO_EXTENTS
     elif new.type in (FileType.CHARACTER_DEVICE, FileType.BLOCK_DEVICE):
         disk.i_block = inodes.encoded_rdev(*new.rdev)
     body = bytes(max(0, superblock.inode_bytes - layout.GOOD_OLD_INODE_SIZE - extra))
     inode = operation.new_inode(number, disk, body)
+    disk.i_generation = _new_generation(volume, inode)
     inodes.begin(inode, operation.now_ns)
     return inode
 
 
-def _new_generation(filesystem: Ext4, number: int) -> int:
+def _new_generation(volume: Volume, inode: Inode) -> int:
     """One that no handle of a file that had this number has: by chance, and not the last one. (To
     count up from the last one would give, after a rollback, the same ones again.)"""
-    volume = filesystem.volume
-    block, offset = volume.inode_location(number)
-    (before,) = _GENERATION.unpack_from(volume.block(block), offset + layout.I_GENERATION_OFFSET)
+    last = volume.unfinished.inodes.get(inode.number)
+    if last is not None:
+        before = last.disk.i_generation
+    else:
+        block, offset = inode.place
+        at = offset + layout.I_GENERATION_OFFSET
+        before = int.from_bytes(volume.block(block)[at : at + 4], "little")
     while True:
         generation = _chance.getrandbits(32)
         if generation not in (0, before):

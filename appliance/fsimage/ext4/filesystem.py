@@ -194,7 +194,7 @@ class Ext4(FileSystem, Snapshots):
             self.volume, allocator, self.lock, terms.clock.wall, self._known, self.adopt
         )
         writer.journal = opening.open_journal(
-            self.volume, terms, extra=writer.extra, failed=self._failed
+            self.volume, terms, complete=writer.complete, failed=self._failed
         )
         removal.check_what_was_begun(self)
         self._writer = writer

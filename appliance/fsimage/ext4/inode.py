@@ -94,13 +94,22 @@ def read(volume: Volume, number: int) -> Inode:
 def read_any(volume: Volume, number: int, *, unlinked: bool = False) -> Inode:
     """The same, also of the inodes that the file system keeps for itself; `number` exists. With
     `unlinked` also of those that have no name any more."""
-    place = block, offset = volume.inode_location(number)
-    raw = volume.block(block)[offset : offset + volume.superblock.inode_bytes]
-    inode = decode(volume, number, raw, place)
-    problem = _problem(volume, inode, raw, unlinked)
-    if problem:
-        raise volume.damaged(f"inode {number}", problem)
+    inode = volume.unfinished.inodes.get(number)
+    if inode is None:
+        place = block, offset = volume.inode_location(number)
+        raw = volume.block(block)[offset : offset + volume.superblock.inode_bytes]
+        inode = decode(volume, number, raw, place)
+        problem = _problem(volume, inode, raw, unlinked)
+        if problem:
+            raise volume.damaged(f"inode {number}", problem)
+    elif not unlinked:
+        _check_linked(inode)
     return inode
+
+
+def _check_linked(inode: Inode) -> None:
+    if inode.disk.i_links_count == 0:
+        raise VfsError(Code.STALE, f"inode {inode.number} is free")
 
 
 def decode(volume: Volume, number: int, raw: bytes, place: tuple[int, int] = (0, 0)) -> Inode:
@@ -129,8 +138,8 @@ def _problem(volume: Volume, inode: Inode, raw: bytes, unlinked: bool) -> str:
         if not any(raw):
             raise VfsError(Code.STALE, f"inode {inode.number} was never used")
         return "has a wrong checksum"
-    if disk.i_links_count == 0 and not unlinked:
-        raise VfsError(Code.STALE, f"inode {inode.number} is free")
+    if not unlinked:
+        _check_linked(inode)
     if disk.i_extra_isize > len(raw) - layout.GOOD_OLD_INODE_SIZE and disk.i_extra_isize:
         return f"has {disk.i_extra_isize} bytes of extra fields"
     if inode.size >= 1 << 63:

@@ -21,7 +21,7 @@ from appliance.fsimage.device import BlockDevice, Overlay
 from appliance.fsimage.durability import Durability
 from appliance.fsimage.errors import ImageError
 from appliance.fsimage.ext4 import journal, layout
-from appliance.fsimage.ext4.journal.committer import Extra, Journal
+from appliance.fsimage.ext4.journal.committer import Complete, Journal
 from appliance.fsimage.ext4.journal.log import JournalLog, Log, WriteThrough
 from appliance.fsimage.ext4.mmp import check_mmp
 from appliance.fsimage.ext4.superblock import SUPERBLOCK_BYTES, Superblock
@@ -144,7 +144,7 @@ def _nothing() -> None:
 
 
 def open_journal(
-    volume: Volume, terms: Terms, *, extra: Extra, failed: Callable[[VfsError], None]
+    volume: Volume, terms: Terms, *, complete: Complete, failed: Callable[[VfsError], None]
 ) -> Journal:
     """The journal of a volume that shall be written."""
     flush = _flush_of(volume.device, terms)
@@ -161,7 +161,7 @@ def open_journal(
         volume,
         to,
         terms.durability,
-        extra=extra,
+        complete=complete,
         failed=failed,
         about_to_wait=terms.about_to_wait,
     )

@@ -1,11 +1,12 @@
 """One change of the file system: everything that belongs to it, or nothing.
 
 An Operation works on copies. It sees what is published, and what it has changed itself; nobody else
-sees that. When it ends well, its blocks are finished (inodes encoded, checksums put in) and
-published all at once (writer.py). When it raises, it is forgotten, and nothing has happened: there
-is no code anywhere that takes half an operation back.
+sees that. When it ends well, its blocks get their checksums, and they are published all at once,
+with its inodes and the descriptors of groups, which are put into their blocks later (finishing.py).
+When it raises, it is forgotten, and nothing has happened: there is no code anywhere that takes half
+an operation back.
 
-Published blocks are never changed. So a reader needs no copy, and a commit takes references.
+What is published is never changed. So a reader needs no copy, and a commit takes references.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from appliance.fsimage.ext4 import finishing
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4.inode import Inode, Now
 from appliance.fsimage.ext4.layout import ext4_group_desc, ext4_inode
@@ -62,6 +64,7 @@ class Operation:
         "last_orphan",
         "notes",
         "now_ns",
+        "tables",
         "volume",
     )
 
@@ -89,7 +92,9 @@ class Operation:
         """What s_last_orphan becomes, if it changes."""
         self.notes = allocator.new_notes()
         self.groups: dict[int, ext4_group_desc] = {}
-        """Descriptors of groups that have changed."""
+        """Descriptors of groups that have changed, once it is finished."""
+        self.tables: set[int] = set()
+        """The blocks into which its inodes and descriptors will be put."""
 
     # Blocks.
 
@@ -143,12 +148,8 @@ class Operation:
         """This operation's copy of an inode, to be changed; the same one each time."""
         inode = self._inodes.get(number)
         if inode is None:
-            known = self._known(number)
-            if known is None:
-                inode = inodes.read_any(self.volume, number, unlinked=True)
-            else:
-                inode = known.copy()
-            self._inodes[number] = inode
+            known = self._known(number) or inodes.read_any(self.volume, number, unlinked=True)
+            inode = self._inodes[number] = known.copy()
         return inode
 
     def new_inode(self, number: int, disk: ext4_inode, body: bytes) -> Inode:
@@ -180,20 +181,20 @@ class Operation:
         date."""
         self._then.append(callback)
 
-    def finish(self) -> tuple[dict[int, bytes], list[Inode]]:
-        """All changed blocks as they go to the disk, and all changed inodes."""
-        for inode in self._inodes.values():
-            inodes.encode_into(self.volume, inode, self.change(inode.place[0]))
-        self._allocator.finish(self)
+    def finish(self) -> dict[int, bytes]:
+        """All changed blocks, complete but for what is put into `tables` later."""
+        self.groups = self._allocator.finish(self)
+        place = self.volume.descriptor_place
+        self.tables = {place(index)[0] for index in self.groups}
+        self.tables.update([inode.place[0] for inode in self._inodes.values()])
         changed = self._changed
         for number, seal in self._seals.items():
             seal(changed[number])
-        blocks = {number: bytes(block) for number, block in changed.items()}
-        return blocks, list(self._inodes.values())
+        return {number: bytes(block) for number, block in changed.items()}
 
-    def published(self) -> None:
-        """It has happened."""
-        for index, group in self.groups.items():
-            self.volume.publish_group(index, group)
+    def publish(self) -> list[Inode]:
+        """Its blocks are published: so are its inodes now, which are returned, and descriptors."""
+        finishing.add(self.volume, self._inodes, self.groups, self.tables)
         for callback in self._then:
             callback()
+        return list(self._inodes.values())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from appliance import image_limits
 from appliance.fsimage.device import BlockDevice
@@ -22,12 +22,34 @@ from appliance.fsimage.ext4.transfers import Transfers
 from appliance.trace import log
 from appliance.vfs.errors import Code, VfsError
 
+if TYPE_CHECKING:
+    from appliance.fsimage.ext4.inode import Inode
+
 
 class OwnBlocks(Protocol):
     """Which blocks the file system has for itself (groups.Metadata)."""
 
     def is_in(self, first: int, count: int) -> bool:
         """Whether some of these are of it."""
+
+
+class Unfinished:
+    """What operations have changed in the running transaction, and is not in its block yet: that
+    is done when the transaction is closed (finishing.py)."""
+
+    __slots__ = ("groups", "inodes", "tables")
+
+    def __init__(self) -> None:
+        self.inodes: Final[dict[int, Inode]] = {}
+        self.groups: Final[dict[int, ext4_group_desc]] = {}
+        self.tables: Final[dict[int, bytes]] = {}
+        """The blocks into which they will be put, as they were when the first of them changed."""
+
+    def clear(self) -> None:
+        """All that is in its block now."""
+        self.inodes.clear()
+        self.groups.clear()
+        self.tables.clear()
 
 
 class Volume:
@@ -53,10 +75,14 @@ class Volume:
         self._inode_bytes: Final = superblock.inode_bytes
         self._inode_tables: Final[dict[int, int]] = {}
         self._group_seeds: Final[dict[int, int]] = {}
+        self._descriptor_places: Final[dict[int, tuple[int, int]]] = {}
+        self.has_uninit_groups: Final = superblock.has_metadata_csum or superblock.has_gdt_csum
+        """Whether the flags of groups, and their counts of unused inodes, mean something."""
         self._complaints: Final[set[str]] = set()
         self.transfers: Final = Transfers()
         self.unwritten: Final[dict[int, bytes]] = {}
         """Blocks that were changed, and have not come to their place on the device yet."""
+        self.unfinished: Final = Unfinished()
         self.own_blocks: OwnBlocks | None = None
         """Known where it is written."""
         self.distrust: Callable[[str], None] = _nobody_writes
@@ -119,26 +145,34 @@ class Volume:
 
     def group(self, index: int) -> ext4_group_desc:
         """The descriptor of a block group."""
-        group = self._groups.get(index)
+        group = self.unfinished.groups.get(index) or self._groups.get(index)
         if group is None:
             group = self._read_group(index)
             self._groups.put(index, group)
         return group
 
-    def publish_group(self, index: int, group: ext4_group_desc) -> None:
-        """The descriptor of a group has become this one."""
+    def finished_group(self, index: int, group: ext4_group_desc) -> None:
+        """This is the descriptor of a group, as it is in its block now."""
         self._groups.put(index, group)
+
+    def descriptor_place(self, index: int) -> tuple[int, int]:
+        """Block and offset in it of the descriptor of a group."""
+        place = self._descriptor_places.get(index)
+        if place is None:
+            if len(self._descriptor_places) >= limits.GROUPS_CACHE_MAX:
+                self._descriptor_places.clear()
+            size = self.superblock.desc_bytes
+            at, inside = divmod(index, self.block_bytes // size)
+            place = self.superblock.descriptor_block(at), inside * size
+            self._descriptor_places[index] = place
+        return place
 
     def _read_group(self, index: int) -> ext4_group_desc:
         superblock = self.superblock
-        size = superblock.desc_bytes
-        at, inside = divmod(index, self.block_bytes // size)
-        block = self.block(superblock.descriptor_block(at))
-        raw = block[inside * size : inside * size + size]
+        number, offset = self.descriptor_place(index)
+        raw = self.block(number)[offset : offset + superblock.desc_bytes]
         group = ext4_group_desc.decode(raw[:64].ljust(64, b"\0"))
-        if (self.has_metadata_csum or superblock.has_gdt_csum) and (
-            group.bg_checksum != self.group_checksum(index, raw)
-        ):
+        if self.has_uninit_groups and group.bg_checksum != self.group_checksum(index, raw):
             raise self.distrusted(f"group descriptor {index}", "has a wrong checksum")
         table_bytes = superblock.disk.s_inodes_per_group * superblock.inode_bytes
         table_blocks = table_bytes + self.block_bytes - 1 >> self.block_bits
@@ -184,10 +218,10 @@ class Volume:
         per_group = self.superblock.disk.s_inodes_per_group
         index, at = divmod(number - 1, per_group)
         group = self.group(index)
-        if group.bg_flags & layout.BG_INODE_UNINIT and self._has_uninit_groups:
+        if group.bg_flags & layout.BG_INODE_UNINIT and self.has_uninit_groups:
             return False
         bitmap = self.block(group.bg_inode_bitmap_lo | group.bg_inode_bitmap_hi << 32)
-        if self.has_metadata_csum:
+        if self.has_metadata_csum and index not in self.unfinished.groups:
             checksum = crc32c(self.seed, bitmap[: per_group + 7 >> 3])
             expected = group.bg_inode_bitmap_csum_lo | group.bg_inode_bitmap_csum_hi << 16
             if self.superblock.desc_bytes < 64:
@@ -195,10 +229,6 @@ class Volume:
             if checksum != expected:
                 raise self.distrusted(f"inode bitmap of group {index}", "has a wrong checksum")
         return bool(bitmap[at >> 3] >> (at & 7) & 1)
-
-    @property
-    def _has_uninit_groups(self) -> bool:
-        return self.has_metadata_csum or self.superblock.has_gdt_csum
 
     def inode_seed(self, number: int, generation: int) -> int:
         """The seed for the checksums of everything that belongs to one inode."""

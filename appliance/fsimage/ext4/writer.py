@@ -11,11 +11,11 @@ that is only looked at stays as it was, to the byte.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from threading import RLock
 from typing import Final, TypeVar
 
-from appliance.fsimage.ext4 import layout
+from appliance.fsimage.ext4 import finishing, layout
 from appliance.fsimage.ext4.allocator import Allocator
 from appliance.fsimage.ext4.crc import MASK32, Balance
 from appliance.fsimage.ext4.inode import Inode
@@ -97,22 +97,21 @@ class Writer:
         operation = Operation(self.volume, allocator, self._wall_clock(), self._known)
         try:
             result = act(operation)
-            blocks, inodes = operation.finish()
-            self.journal.make_room(len(blocks) + len(operation.forgotten))
+            blocks = operation.finish()
+            numbers = operation.tables.union(blocks)
+            self.journal.make_room(len(numbers) + len(operation.forgotten))
             if self._stopped:
                 raise self._no_trust()
         except BaseException:
             allocator.undo(operation)
             raise
-        if blocks:
-            with self.journal.state:
-                self.journal.publish(blocks, operation.forgotten, operation.freed)
-                allocator.free_blocks += operation.free_blocks_change
-                allocator.free_inodes += operation.free_inodes_change
-                if operation.last_orphan is not None:
-                    self.volume.superblock.disk.s_last_orphan = operation.last_orphan
-        operation.published()
-        self._adopt(inodes)
+        with self.journal.state:
+            self.journal.publish(blocks, numbers, operation.forgotten, operation.freed)
+            self._adopt(operation.publish())
+            allocator.free_blocks += operation.free_blocks_change
+            allocator.free_inodes += operation.free_inodes_change
+            if operation.last_orphan is not None:
+                self.volume.superblock.disk.s_last_orphan = operation.last_orphan
         return result
 
     # What is not to be trusted.
@@ -132,7 +131,8 @@ class Writer:
             with contextlib.suppress(VfsError):  # the journal has said so
                 if self._in_use:
                     with self.journal.state:
-                        self.journal.publish(self._superblock(), [], [])
+                        blocks = self._superblock()
+                        self.journal.publish(blocks, blocks, [], [])
                 else:
                     self._mark(in_use=True)
 
@@ -148,9 +148,13 @@ class Writer:
 
     # The superblock.
 
-    def extra(self) -> Mapping[int, bytes]:
-        """The superblock as it is after the operations of a transaction that is closed now."""
-        return {} if self._counts == self._present_counts() else self._superblock()
+    def complete(self, numbers: Collection[int]) -> dict[int, bytes]:
+        """The blocks of a transaction that is closed now, as they go to the disk: those that
+        operations have changed, and the superblock."""
+        blocks = finishing.finish(self.volume, numbers)
+        if self._counts != self._present_counts():
+            blocks.update(self._superblock())
+        return blocks
 
     def _present_counts(self) -> tuple[int, int, int]:
         allocator = self.allocator

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from appliance.fsimage.device import FileDevice
-from appliance.fsimage.ext4 import directory_changes, layout
+from appliance.fsimage.ext4 import directory_changes, finishing, layout
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4.allocator import Allocator
 from appliance.fsimage.ext4.check import check
@@ -70,13 +70,14 @@ class Driver:
         operation = Operation(self.volume, self._allocator, NOW_NS + self.operations)
         try:
             act(operation)
-            blocks, _ = operation.finish()
+            blocks = operation.finish()
         except BaseException:
             self._allocator.undo(operation)
             raise
         self.volume.publish(blocks)
+        operation.publish()
+        finishing.finish(self.volume, blocks)
         self._allocator.free_blocks += operation.free_blocks_change
-        operation.published()
 
     def enter(self, operation: Operation, where: bytes, name: bytes, file: int) -> None:
         number = self.files[file]

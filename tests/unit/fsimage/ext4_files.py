@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.fsimage.device import FileDevice
-from appliance.fsimage.ext4 import layout
+from appliance.fsimage.ext4 import finishing, layout
 from appliance.fsimage.ext4.allocator import Allocator
 from appliance.fsimage.ext4.crc import crc32c
 from appliance.fsimage.ext4.layout import (
@@ -59,11 +59,12 @@ class Disk:
 
     def publish(self, operation: Operation) -> Runs:
         """What the operation has freed."""
-        blocks, _ = operation.finish()
+        blocks = operation.finish()
         self.volume.publish(blocks)
+        operation.publish()
+        finishing.finish(self.volume, blocks)
         self.allocator.free_blocks += operation.free_blocks_change
         self.allocator.free_inodes += operation.free_inodes_change
-        operation.published()
         return operation.freed
 
     # Files.

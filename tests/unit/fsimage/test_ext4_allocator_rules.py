@@ -496,7 +496,7 @@ def test_a_table_that_was_never_made_is_used_from_its_beginning(tmp_path: Path) 
     options = ["-t", "ext4", "-b", "1024", "-g", "512", "-N", "1500", "-O", "^metadata_csum"]
     disk = Disk(make_image(tmp_path / "fs.img", "12M", *options, "-O", "uninit_bg"))
     volume, per_group = disk.volume, disk.volume.superblock.disk.s_inodes_per_group
-    number, offset = disk.allocator._descriptor_place(9)
+    number, offset = volume.descriptor_place(9)
     raw = bytearray(volume.block(number))
     raw[offset + 0x1C : offset + 0x1E] = bytes(2)  # bg_itable_unused_lo
     descriptor = bytes(raw[offset : offset + volume.superblock.desc_bytes])
@@ -507,12 +507,13 @@ def test_a_table_that_was_never_made_is_used_from_its_beginning(tmp_path: Path) 
     assert group.bg_flags & layout.BG_INODE_UNINIT
     table = volume.inode_location(9 * per_group + 1)[0]
     volume.publish({table: b"\xa5" * 1024})
-    volume.publish_group(9, group)
+    volume.finished_group(9, group)
     disk.allocator = Allocator(volume)
     operation = disk.operation()
     assert operation.allocate_inode(9 * per_group + 1, directory=False) == 9 * per_group + 1
     disk.publish(operation)
-    assert volume.group(9).bg_itable_unused_lo == per_group - 1
+    in_block = 1024 // volume.superblock.inode_bytes
+    assert volume.group(9).bg_itable_unused_lo == per_group - in_block
     assert volume.block(table) == bytes(1024)
     disk.device.close()
 

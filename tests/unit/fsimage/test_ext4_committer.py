@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
@@ -31,6 +31,9 @@ class FakeVolume:
 
     def publish(self, blocks: Mapping[int, bytes]) -> None:
         self.unwritten.update(blocks)
+
+    def complete(self, numbers: Collection[int]) -> dict[int, bytes]:
+        return {number: self.unwritten[number] for number in numbers}
 
     def forget(self, first: int, count: int) -> None:
         for number in range(first, first + count):
@@ -88,7 +91,7 @@ class World:
             self.volume,  # type: ignore[arg-type]
             self.log,
             durability,
-            extra=dict,
+            complete=self.volume.complete,
             failed=self.failures.append,
             about_to_wait=self._waits,
         )
@@ -99,7 +102,9 @@ class World:
     def act(self, *numbers: int, freed: list[tuple[int, int]] | None = None) -> None:
         """An operation that changes these blocks."""
         self.journal.make_room(len(numbers))
-        self.journal.publish({number: b"%d" % number for number in numbers}, [], freed or [])
+        blocks = {number: b"%d" % number for number in numbers}
+        with self.journal.state:
+            self.journal.publish(blocks, blocks, [], freed or [])
 
     @contextmanager
     def thread(self) -> Iterator[None]:
@@ -210,7 +215,8 @@ def test_a_block_that_is_forgotten_is_revoked_and_not_written() -> None:
     """J12."""
     world = World()
     world.act(1, 2)
-    world.journal.publish({3: b"3"}, [(1, 2)], [(1, 2)])
+    with world.journal.state:
+        world.journal.publish({3: b"3"}, [3], [(1, 2)], [(1, 2)])
     world.journal.commit()
     assert world.log.transactions == [({3: b"3"}, {1, 2})]
     assert world.volume.unwritten == {3: b"3"}

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from appliance import image_limits
@@ -34,8 +34,9 @@ _REVOKED_PER_BLOCK: Final = 100
 
 Extents = list[tuple[int, int]]
 
-Extra = Callable[[], Mapping[int, bytes]]
-"""Blocks that every transaction has beside those of its operations."""
+Complete = Callable[[Collection[int]], dict[int, bytes]]
+"""Gives the blocks of these numbers, which operations have changed, as they go to the disk; and
+those that every transaction has beside them."""
 
 
 class Transaction(Ticket):
@@ -48,13 +49,17 @@ class Transaction(Ticket):
         "freed",
         "journal",
         "last_transfer",
+        "numbers",
         "revoked",
         "settled",
     )
 
     def __init__(self, journal: Journal) -> None:
         self.journal: Final = journal
+        self.numbers: set[int] = set()
+        """The blocks that its operations have changed."""
         self.blocks: dict[int, bytes] = {}
+        """All its blocks as they go to the disk, once it is closed."""
         self.revoked: set[int] = set()
         self.freed: Extents = []
         self.last_transfer = 0  # it, and those before it, may still use what was freed
@@ -65,12 +70,12 @@ class Transaction(Ticket):
     @property
     def is_empty(self) -> bool:
         """Whether nothing is in it."""
-        return not self.blocks and not self.revoked
+        return not self.numbers and not self.revoked
 
     @property
     def size(self) -> int:
         """About how many blocks of the log it takes."""
-        return len(self.blocks) + len(self.revoked) // _REVOKED_PER_BLOCK
+        return len(self.numbers) + len(self.revoked) // _REVOKED_PER_BLOCK
 
     def wait(self) -> None:
         self.journal.write_through(self)
@@ -97,8 +102,8 @@ class Transaction(Ticket):
 class Journal:
     """The transactions of one file system.
 
-    `extra` gives the blocks that each transaction has in addition, as it is closed; `failed` is
-    told once, when nothing can be written any more.
+    `complete` is asked when a transaction is closed; `failed` is told once, when nothing can be
+    written any more.
     """
 
     def __init__(
@@ -107,14 +112,14 @@ class Journal:
         log_: Log,
         durability: Durability,
         *,
-        extra: Extra,
+        complete: Complete,
         failed: Callable[[VfsError], None],
         about_to_wait: AboutToWait,
     ) -> None:
         self._volume: Final = volume
         self._log: Final = log_
         self._durability: Final = durability
-        self._extra: Final = extra
+        self._complete: Final = complete
         self._failed: Final = failed
         self._about_to_wait: Final = about_to_wait
         self.state: Final = threading.RLock()
@@ -137,22 +142,27 @@ class Journal:
         if self._error is not None:
             raise VfsError(Code.ROFS, f"{self._volume.name}: {self._error.detail}")
 
-    def publish(self, blocks: Mapping[int, bytes], forgotten: Extents, freed: Extents) -> None:
-        """An operation is done: with these blocks, with these given back. There is room for it;
-        `state` is held since then."""
-        with self.state:
-            running, volume = self._running, self._volume
-            for first, length in forgotten:
-                volume.forget(first, length)
-                for number in range(first, first + length):
-                    running.blocks.pop(number, None)
-                    running.revoked.add(number)
-            running.blocks.update(blocks)
-            volume.publish(blocks)
-            running.freed += freed
-            if self._dozing:
-                self._dozing = False
-                self._wake.set()
+    def publish(
+        self,
+        blocks: Mapping[int, bytes],
+        numbers: Collection[int],
+        forgotten: Extents,
+        freed: Extents,
+    ) -> None:
+        """An operation is done: with these blocks, with these given back. `numbers`: of all blocks
+        that will have changed. There is room for it; `state` is held."""
+        running, volume = self._running, self._volume
+        for first, length in forgotten:
+            volume.forget(first, length)
+            gone = range(first, first + length)
+            running.numbers.difference_update(gone)
+            running.revoked.update(gone)
+        running.numbers.update(numbers)
+        volume.publish(blocks)
+        running.freed += freed
+        if self._dozing:
+            self._dozing = False
+            self._wake.set()
 
     def make_room(self, count: int) -> None:
         """Let the running transaction be one that can have `count` more blocks. May wait."""
@@ -176,7 +186,7 @@ class Journal:
     def _close_running(self) -> None:
         """Begin a new transaction. `state` is held."""
         transaction = self._running
-        transaction.blocks.update(self._extra())
+        transaction.blocks = self._complete(transaction.numbers)
         transaction.last_transfer = self._volume.transfers.last
         self._closed.append(transaction)
         self._running = Transaction(self)

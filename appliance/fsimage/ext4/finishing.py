@@ -1,0 +1,117 @@
+"""What is put into its block only when a transaction is closed: inodes, and descriptors of groups.
+
+A directory in which a hundred files are made changes a hundred times, and so does the descriptor of
+its group; the disk gets the last state. So an operation publishes them as objects, and here, once
+in a transaction, they become bytes, with their checksums and those of the bitmaps.
+
+Until then whoever reads an inode or a descriptor finds the object (`Volume.unfinished`), and never
+looks into its block; and the checksums of its bitmaps say nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+from appliance.fsimage.ext4 import inode as inodes
+from appliance.fsimage.ext4 import layout
+from appliance.fsimage.ext4.crc import MASK32, crc32c
+from appliance.fsimage.ext4.groups import block_bitmap_of, inode_bitmap_of
+from appliance.fsimage.ext4.inode import Inode
+from appliance.fsimage.ext4.layout import ext4_group_desc
+from appliance.fsimage.ext4.volume import Volume
+
+_MASK16: Final = 0xFFFF
+
+
+def add(
+    volume: Volume,
+    changed: Mapping[int, Inode],
+    groups: Mapping[int, ext4_group_desc],
+    tables: Iterable[int],
+) -> None:
+    """These inodes and descriptors, by their numbers, are what is published now. `tables`: the
+    blocks that they will be in."""
+    unfinished = volume.unfinished
+    for number in tables:
+        if number not in unfinished.tables:
+            unfinished.tables[number] = volume.block(number)
+    for index, group in groups.items():
+        _keep_checksums(volume.group(index), group)
+    unfinished.groups.update(groups)
+    unfinished.inodes.update(changed)
+
+
+def _keep_checksums(before: ext4_group_desc, group: ext4_group_desc) -> None:
+    """The transaction before may have been closed since `group` was copied from `before`."""
+    group.bg_block_bitmap_csum_lo = before.bg_block_bitmap_csum_lo
+    group.bg_block_bitmap_csum_hi = before.bg_block_bitmap_csum_hi
+    group.bg_inode_bitmap_csum_lo = before.bg_inode_bitmap_csum_lo
+    group.bg_inode_bitmap_csum_hi = before.bg_inode_bitmap_csum_hi
+
+
+def finish(volume: Volume, numbers: Collection[int]) -> dict[int, bytes]:
+    """The blocks of these numbers, which are all that operations have changed since the last time,
+    as they go to the disk."""
+    unfinished, unwritten = volume.unfinished, volume.unwritten
+    made: dict[int, bytearray] = {}
+
+    def table(number: int) -> bytearray:
+        block = made.get(number)
+        if block is None:
+            # What was changed since is unwritten; what was not, may have come to its place.
+            now = unwritten.get(number) or unfinished.tables[number]
+            block = made[number] = bytearray(now)
+        return block
+
+    for inode in unfinished.inodes.values():
+        inodes.encode_into(volume, inode, table(inode.place[0]))
+    for index, group in unfinished.groups.items():
+        number, offset = volume.descriptor_place(index)
+        _note_bitmaps(volume, group, numbers)
+        _encode_group(volume, index, group, table(number), offset)
+        volume.finished_group(index, group)
+    unwritten.update((number, bytes(block)) for number, block in made.items())
+    unfinished.clear()  # not before: somebody may be looking for something
+    return {number: unwritten[number] for number in numbers}
+
+
+def _note_bitmaps(volume: Volume, group: ext4_group_desc, numbers: Collection[int]) -> None:
+    """Put the checksums of bitmaps that have changed into a descriptor."""
+    if not volume.has_metadata_csum:
+        return
+    disk = volume.superblock.disk
+    number = block_bitmap_of(group)
+    if number in numbers:
+        value = _checksum(volume, number, disk.s_blocks_per_group)
+        group.bg_block_bitmap_csum_lo = value & _MASK16
+        group.bg_block_bitmap_csum_hi = value >> 16
+    number = inode_bitmap_of(group)
+    if number in numbers:
+        value = _checksum(volume, number, disk.s_inodes_per_group)
+        group.bg_inode_bitmap_csum_lo = value & _MASK16
+        group.bg_inode_bitmap_csum_hi = value >> 16
+
+
+def _checksum(volume: Volume, number: int, count: int) -> int:
+    """Of a bitmap: as much of it as a descriptor has room for."""
+    mask = MASK32 if volume.superblock.desc_bytes >= ext4_group_desc.SIZE else _MASK16
+    return crc32c(volume.seed, volume.unwritten[number][: count >> 3]) & mask
+
+
+def _encode_group(
+    volume: Volume, index: int, group: ext4_group_desc, table: bytearray, offset: int
+) -> None:
+    """Put a descriptor into its block, with its checksum."""
+    size = volume.superblock.desc_bytes
+    if size < ext4_group_desc.SIZE:
+        whole = table[offset : offset + size].ljust(ext4_group_desc.SIZE, b"\0")
+        group.encode_into(whole, 0)
+        table[offset : offset + size] = whole[:size]
+    else:
+        group.encode_into(table, offset)
+    if volume.has_uninit_groups:
+        checksum = volume.group_checksum(index, bytes(table[offset : offset + size]))
+        at = offset + layout.BG_CHECKSUM_OFFSET
+        table[at : at + 2] = checksum.to_bytes(2, "little")
+        group.bg_checksum = checksum
