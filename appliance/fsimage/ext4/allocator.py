@@ -302,8 +302,8 @@ class Allocator:
         return bitmap
 
     def _clean_table(self, operation: Operation, table: int, at: int, used: int) -> int:
-        """Inode `at` is behind those that were `used` up to now: the rest of its block, in which may
-        be anything, becomes inodes that are free. How many more are used then."""
+        """Inode `at` is behind those that were `used` up to now: the rest of its block, in which
+        may be anything, becomes inodes that are free. How many more are used then."""
         volume, inode_bytes = self._volume, self._volume.superblock.inode_bytes
         start = at * inode_bytes & -volume.block_bytes
         number = table + (start >> volume.block_bits)
