@@ -20,7 +20,6 @@ anybody may read: before an inode there is used, the rest of its block is made z
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from appliance import image_limits
@@ -55,6 +54,7 @@ class GroupChange:
     __slots__ = (
         "block_bitmap",
         "directories",
+        "flags",
         "free_blocks",
         "free_inodes",
         "group",
@@ -64,7 +64,8 @@ class GroupChange:
 
     def __init__(self, group: ext4_group_desc) -> None:
         self.group: Final = group
-        """The operation's own copy. What is below goes into it at the end."""
+        """As it is published."""
+        self.flags = group.bg_flags
         self.block_bitmap: bytearray | None = None
         self.inode_bitmap: bytearray | None = None
         """The operation's copies, if it changes them."""
@@ -73,7 +74,24 @@ class GroupChange:
         self.directories = 0
         """How many more there are."""
         self.unused = unused_inodes_of(group)
-        """What it becomes."""
+        """What these two become."""
+
+    def apply(self, group: ext4_group_desc) -> None:
+        """Bring a descriptor up to date, but for its checksums."""
+        group.bg_flags = self.flags
+        if self.free_blocks:
+            count = free_blocks_of(group) + self.free_blocks
+            group.bg_free_blocks_count_lo = count & _MASK16
+            group.bg_free_blocks_count_hi = count >> 16
+        if self.inode_bitmap is not None:
+            count = free_inodes_of(group) + self.free_inodes
+            group.bg_free_inodes_count_lo = count & _MASK16
+            group.bg_free_inodes_count_hi = count >> 16
+            count = directories_of(group) + self.directories
+            group.bg_used_dirs_count_lo = count & _MASK16
+            group.bg_used_dirs_count_hi = count >> 16
+            group.bg_itable_unused_lo = self.unused & _MASK16
+            group.bg_itable_unused_hi = self.unused >> 16
 
 
 class Notes:
@@ -206,7 +224,7 @@ class Allocator:
         operation.free_blocks_change -= count
 
     def _change(self, operation: Operation, index: int) -> GroupChange:
-        change = operation.notes.groups[index] = GroupChange(self._volume.group(index).copy())
+        change = operation.notes.groups[index] = GroupChange(self._volume.group(index))
         return change
 
     def _block_bitmap(self, operation: Operation, index: int, change: GroupChange) -> bytearray:
@@ -214,10 +232,10 @@ class Allocator:
         it is damaged."""
         self._space.group(index)
         number = block_bitmap_of(change.group)
-        if change.group.bg_flags & layout.BG_BLOCK_UNINIT and self._has_uninit:
+        if change.flags & layout.BG_BLOCK_UNINIT and self._has_uninit:
             bitmap = operation.new_block(number)
             bitmap[:] = never_used_blocks(self._volume, self._metadata, index)
-            change.group.bg_flags &= ~layout.BG_BLOCK_UNINIT
+            change.flags &= ~layout.BG_BLOCK_UNINIT
         else:
             bitmap = operation.change(number)
         change.block_bitmap = bitmap
@@ -288,13 +306,13 @@ class Allocator:
         with an inode bitmap has to have a block bitmap. VfsError: one of them is damaged."""
         self._inodes.check(index)
         number = inode_bitmap_of(change.group)
-        if self._has_uninit and change.group.bg_flags & layout.BG_BLOCK_UNINIT:
+        if self._has_uninit and change.flags & layout.BG_BLOCK_UNINIT:
             self._block_bitmap(operation, index, change)
-        if self._has_uninit and change.group.bg_flags & layout.BG_INODE_UNINIT:
+        if self._has_uninit and change.flags & layout.BG_INODE_UNINIT:
             bitmap = operation.new_block(number)
             behind = self._inodes_per_group >> 3
             bitmap[behind:] = b"\xff" * (len(bitmap) - behind)
-            change.group.bg_flags &= ~layout.BG_INODE_UNINIT
+            change.flags &= ~layout.BG_INODE_UNINIT
             change.unused = self._inodes_per_group
         else:
             bitmap = operation.change(number)
@@ -317,13 +335,8 @@ class Allocator:
 
     # The end of an operation.
 
-    def finish(self, operation: Operation) -> dict[int, ext4_group_desc]:
-        """The descriptors of the groups that have changed, up to date but for checksums."""
-        if operation.notes.freed:
-            operation.then(partial(self._freed, operation.notes.freed))
-        return {index: _finished(each) for index, each in operation.notes.groups.items()}
-
-    def _freed(self, count: int) -> None:
+    def freed(self, count: int) -> None:
+        """An operation that is published has given back so many blocks."""
         self.waiting_blocks += count
 
     def undo(self, operation: Operation) -> None:
@@ -335,22 +348,3 @@ class Allocator:
             self._inodes.gave(index, at)
         for index, change in notes.groups.items():
             self._inodes.count(index, -change.free_inodes, -change.directories)
-
-
-def _finished(change: GroupChange) -> ext4_group_desc:
-    """A descriptor with what an operation has changed."""
-    group = change.group
-    if change.block_bitmap is not None:
-        count = free_blocks_of(group) + change.free_blocks
-        group.bg_free_blocks_count_lo = count & _MASK16
-        group.bg_free_blocks_count_hi = count >> 16
-    if change.inode_bitmap is not None:
-        count = free_inodes_of(group) + change.free_inodes
-        group.bg_free_inodes_count_lo = count & _MASK16
-        group.bg_free_inodes_count_hi = count >> 16
-        count = directories_of(group) + change.directories
-        group.bg_used_dirs_count_lo = count & _MASK16
-        group.bg_used_dirs_count_hi = count >> 16
-        group.bg_itable_unused_lo = change.unused & _MASK16
-        group.bg_itable_unused_hi = change.unused >> 16
-    return group

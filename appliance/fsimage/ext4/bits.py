@@ -22,6 +22,10 @@ def set_range(raw: bytearray, first: int, count: int) -> bool:
     """Set all of a range; whether all of them were clear."""
     end = first + count
     low, high = first >> 3, end >> 3
+    if not (first | end) & 7:
+        fresh = raw.count(0, low, high) == high - low
+        raw[low:high] = b"\xff" * (high - low)
+        return fresh
     head, tail = _FULL << (first & 7) & _FULL, (1 << (end & 7)) - 1
     if low == high:
         return _set(raw, low, head & tail)

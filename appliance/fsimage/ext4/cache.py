@@ -26,7 +26,7 @@ class Cache(Generic[K, V]):
     def __init__(self, weight_max: int, weigh: Callable[[V], int] | None = None) -> None:
         self._young: dict[K, V] = {}
         self._old: dict[K, V] = {}
-        self._weight = 0  # of the young
+        self._weight = 0  # of the young, if they are weighed
         self._weight_max: Final = weight_max // 2  # of one generation
         self._weigh: Final = weigh
         self._lock: Final = threading.RLock()
@@ -53,23 +53,30 @@ class Cache(Generic[K, V]):
     def put(self, key: K, value: V) -> None:
         """Remember `value`, instead of what was there."""
         weigh = self._weigh
-        weight = 1 if weigh is None else weigh(value)
         with self._lock:
+            if weigh is None:
+                if len(self._young) >= self._weight_max:
+                    self._grow_old()
+                self._young[key] = value
+                return
+            weight = weigh(value)
             if self._weight + weight > self._weight_max:
-                self._old, self._young, self._weight = self._young, {}, 0
-            young = self._young
-            before = young.get(key)
+                self._grow_old()
+            before = self._young.get(key)
             if before is not None:
-                self._weight -= 1 if weigh is None else weigh(before)
-            young[key] = value
+                self._weight -= weigh(before)
+            self._young[key] = value
             self._weight += weight
+
+    def _grow_old(self) -> None:
+        self._old, self._young, self._weight = self._young, {}, 0
 
     def forget(self, key: K) -> None:
         """Remember nothing there."""
         with self._lock:
             before = self._young.pop(key, None)
-            if before is not None:
-                self._weight -= 1 if self._weigh is None else self._weigh(before)
+            if before is not None and self._weigh is not None:
+                self._weight -= self._weigh(before)
             self._old.pop(key, None)
 
     def __len__(self) -> int:

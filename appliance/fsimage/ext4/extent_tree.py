@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from functools import partial
 from typing import Final
 
 from appliance.fsimage.ext4 import inode as inodes
@@ -180,10 +179,8 @@ class ExtentTreeChanger(MapChanger):
         """What is done again and again for a file that is written from its start to its end, and
         has few extents: the last one, which is in the inode, becomes longer. Whether that was it.
         """
-        raw = self._inode.disk.i_block
-        pieces, key = self._maps.pieces, (self._inode.number, ROOT)
-        root = pieces.get(key)
-        if not isinstance(root, Leaf) or root.raw != raw or not root.extents:
+        root, disk = self._inode.root, self._inode.disk
+        if not isinstance(root, Leaf) or not root.extents:
             return False
         # What is remembered has been checked.
         last = len(root.extents) - 1
@@ -197,11 +194,9 @@ class ExtentTreeChanger(MapChanger):
         ):
             return False
         extent = Extent(before.logical, total, before.physical)
-        at = _HEADER + _ENTRY * last
-        longer = b"".join((raw[:at], _encoded(extent), raw[at + _ENTRY :]))
-        self._set_root(longer)
-        leaf = root.spliced(last, last + 1, [extent], longer)
-        self._operation.then(partial(pieces.put, key, leaf))
+        raw, at = disk.i_block, _HEADER + _ENTRY * last
+        disk.i_block = raw[:at] + _encoded(extent) + raw[at + _ENTRY :]
+        self._inode.root = root.with_last(extent)
         return True
 
     def convert(self, logical: int, count: int) -> None:

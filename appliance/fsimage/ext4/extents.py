@@ -122,6 +122,12 @@ class Leaf:
         starts[start:stop] = [extent.logical for extent in extents]
         return Leaf(self.first, self.end, new, raw, starts)
 
+    def with_last(self, extent: Extent) -> Leaf:
+        """This leaf with `extent` in place of the last one, which begins where it does."""
+        extents = self.extents.copy()
+        extents[-1] = extent
+        return Leaf(self.first, self.end, extents, starts=self.starts)
+
     def fits(self, first: int, end: int) -> bool:
         """Whether it may be the leaf of other logical blocks."""
         extents = self.extents
@@ -212,11 +218,9 @@ class ExtentTree(BlockMap):
         self._volume: Final = maps.volume
         self._number: Final = inode.number
         self._generation: Final = inode.disk.i_generation
-        raw = inode.disk.i_block
-        root = maps.pieces.get((inode.number, ROOT))
-        if root is None or root.raw != raw:
-            root = self._read_root(raw)
-            maps.pieces.put((inode.number, ROOT), root)
+        root = inode.root
+        if root is None:
+            root = inode.root = self._read_root(inode.disk.i_block)
         self.root: Final = root
 
     def _read_root(self, raw: bytes) -> Leaf | Branch:
@@ -315,10 +319,10 @@ class IndirectBlocks(BlockMap):
         self._bits: Final = maps.volume.block_bits - 2  # of the numbers in one block
         raw = inode.disk.i_block
         self._roots: Final = struct.unpack_from("<3I", raw, 4 * DIRECT_BLOCKS)
-        direct = maps.pieces.get((inode.number, ROOT))
-        if not isinstance(direct, Leaf) or direct.raw != raw:
-            direct = self._leaf(0, raw, DIRECT_BLOCKS)
-            maps.pieces.put((inode.number, ROOT), direct)
+        direct = inode.root
+        if direct is None:
+            direct = inode.root = self._leaf(0, raw, DIRECT_BLOCKS)
+        assert isinstance(direct, Leaf)
         self._direct: Final = direct
 
     def _damaged(self, what: str) -> VfsError:

@@ -11,7 +11,7 @@ looks into its block; and the checksums of its bitmaps say nothing.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4 import layout
@@ -21,33 +21,30 @@ from appliance.fsimage.ext4.inode import Inode
 from appliance.fsimage.ext4.layout import ext4_group_desc
 from appliance.fsimage.ext4.volume import Volume
 
+if TYPE_CHECKING:
+    from appliance.fsimage.ext4.allocator import GroupChange
+
 _MASK16: Final = 0xFFFF
 
 
 def add(
     volume: Volume,
     changed: Mapping[int, Inode],
-    groups: Mapping[int, ext4_group_desc],
+    groups: Mapping[int, GroupChange],
     tables: Iterable[int],
 ) -> None:
-    """These inodes and descriptors, by their numbers, are what is published now. `tables`: the
-    blocks that they will be in."""
+    """These inodes, by their numbers, are what is published now; and of these groups, by theirs,
+    the descriptors have changed. `tables`: the blocks that all of them will be in."""
     unfinished = volume.unfinished
     for number in tables:
         if number not in unfinished.tables:
             unfinished.tables[number] = volume.block(number)
-    for index, group in groups.items():
-        _keep_checksums(volume.group(index), group)
-    unfinished.groups.update(groups)
+    for index, change in groups.items():
+        group = unfinished.groups.get(index)
+        if group is None:
+            group = unfinished.groups[index] = volume.group(index).copy()
+        change.apply(group)
     unfinished.inodes.update(changed)
-
-
-def _keep_checksums(before: ext4_group_desc, group: ext4_group_desc) -> None:
-    """The transaction before may have been closed since `group` was copied from `before`."""
-    group.bg_block_bitmap_csum_lo = before.bg_block_bitmap_csum_lo
-    group.bg_block_bitmap_csum_hi = before.bg_block_bitmap_csum_hi
-    group.bg_inode_bitmap_csum_lo = before.bg_inode_bitmap_csum_lo
-    group.bg_inode_bitmap_csum_hi = before.bg_inode_bitmap_csum_hi
 
 
 def finish(volume: Volume, numbers: Collection[int]) -> dict[int, bytes]:

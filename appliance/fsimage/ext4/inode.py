@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from appliance.fsimage.ext4 import layout, xattr
 from appliance.fsimage.ext4.crc import crc32c
@@ -12,6 +12,9 @@ from appliance.fsimage.ext4.volume import Volume
 from appliance.vfs.acl import Acl
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.interface import Attributes, FileType
+
+if TYPE_CHECKING:
+    from appliance.fsimage.ext4.extents import Branch, Leaf
 
 _TYPES: Final = {int(each): each for each in FileType}
 
@@ -38,7 +41,7 @@ _put16: Final = struct.Struct("<H").pack_into
 class Inode:
     """An inode as it is on disk: its fields in `disk`, and in `body` what comes after them."""
 
-    __slots__ = ("_seed", "body", "disk", "number", "place", "size")
+    __slots__ = ("_seed", "body", "disk", "number", "place", "root", "size")
 
     def __init__(
         self, number: int, disk: ext4_inode, body: bytes, size: int, place: tuple[int, int]
@@ -49,6 +52,8 @@ class Inode:
         self.size = size
         self.place = place
         """Its block of the inode table, and the offset in it."""
+        self.root: Leaf | Branch | None = None
+        """What i_block says of where its blocks are, once somebody has read that."""
         self._seed: int | None = None
 
     def seed(self, volume: Volume) -> int:
@@ -62,6 +67,7 @@ class Inode:
         """Another one, to be changed."""
         copy = Inode(self.number, self.disk.copy(), self.body, self.size, self.place)
         copy._seed = self._seed
+        copy.root = self.root
         return copy
 
     @property

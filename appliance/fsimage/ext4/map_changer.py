@@ -14,7 +14,7 @@ from typing import Final
 
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4 import layout
-from appliance.fsimage.ext4.extents import ROOT, BlockMaps, Extent, Leaf
+from appliance.fsimage.ext4.extents import BlockMaps, Extent, Leaf
 from appliance.fsimage.ext4.inode import Inode
 from appliance.fsimage.ext4.operation import Operation
 from appliance.vfs.errors import VfsError
@@ -141,10 +141,11 @@ class MapChanger(ABC):
 
     def _set_root(self, root: bytes, change: Change | None = None) -> None:
         """The same for the root of the map, which is in the inode: this is what it is now."""
-        disk = self._inode.disk
-        before, disk.i_block = disk.i_block, root
-        if change is not None:
-            self._operation.then(lambda: self._follow(ROOT, before, root, change))
+        inode = self._inode
+        leaf, inode.root = inode.root, None
+        inode.disk.i_block = root
+        if change is not None and isinstance(leaf, Leaf):
+            inode.root = leaf.spliced(*change(leaf), root)
 
     def _follow(self, number: int, before: bytes, now: bytes, change: Change) -> None:
         """Of `number`, which was `before` and is `now`, remember the difference."""

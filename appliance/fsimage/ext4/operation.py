@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from appliance.fsimage.ext4 import finishing
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4.inode import Inode, Now
-from appliance.fsimage.ext4.layout import ext4_group_desc, ext4_inode
+from appliance.fsimage.ext4.layout import ext4_inode
 from appliance.fsimage.ext4.volume import Volume
 
 if TYPE_CHECKING:
@@ -60,7 +60,6 @@ class Operation:
         "free_blocks_change",
         "free_inodes_change",
         "freed",
-        "groups",
         "last_orphan",
         "notes",
         "now_ns",
@@ -91,8 +90,6 @@ class Operation:
         self.last_orphan: int | None = None
         """What s_last_orphan becomes, if it changes."""
         self.notes = allocator.new_notes()
-        self.groups: dict[int, ext4_group_desc] = {}
-        """Descriptors of groups that have changed, once it is finished."""
         self.tables: set[int] = set()
         """The blocks into which its inodes and descriptors will be put."""
 
@@ -183,10 +180,14 @@ class Operation:
 
     def finish(self) -> dict[int, bytes]:
         """All changed blocks, complete but for what is put into `tables` later."""
-        self.groups = self._allocator.finish(self)
-        place = self.volume.descriptor_place
-        self.tables = {place(index)[0] for index in self.groups}
-        self.tables.update([inode.place[0] for inode in self._inodes.values()])
+        place, tables = self.volume.descriptor_place, self.tables
+        for index in self.notes.groups:
+            tables.add(place(index)[0])
+        for inode in self._inodes.values():
+            tables.add(inode.place[0])
+        for number in tables:
+            if number not in self.volume.unfinished.tables:
+                self.volume.block(number)  # so that it is known: to publish must not fail
         changed = self._changed
         for number, seal in self._seals.items():
             seal(changed[number])
@@ -194,7 +195,9 @@ class Operation:
 
     def publish(self) -> list[Inode]:
         """Its blocks are published: so are its inodes now, which are returned, and descriptors."""
-        finishing.add(self.volume, self._inodes, self.groups, self.tables)
+        finishing.add(self.volume, self._inodes, self.notes.groups, self.tables)
+        if self.notes.freed:
+            self._allocator.freed(self.notes.freed)
         for callback in self._then:
             callback()
         return list(self._inodes.values())
