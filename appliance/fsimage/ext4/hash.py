@@ -6,6 +6,10 @@ with the hash of the block before it.
 
 Each function exists twice, because the first implementation took characters as signed where the
 machine did; a superblock flag says which of the two the file system was made with.
+
+Half-MD4, which nearly all directories have, takes 4.5 us in Python, as long as all else that a
+lookup does. libext2fs, which e2fsprogs bring along on nearly every Linux system, has it in C: 0.5
+us. It is used where it is installed.
 """
 
 from __future__ import annotations
@@ -48,7 +52,7 @@ class NameHash:
         self._seed: Final = words if any(words) else _INITIAL
         functions: tuple[Callable[[bytes], Hash], ...] = (
             self._legacy,
-            self._half_md4,
+            half_md4_in_c(self._seed, self._unsigned) or self._half_md4,
             self._tea,
         )
         self._function: Final = functions[version % UNSIGNED]
@@ -97,6 +101,29 @@ class NameHash:
             whole = length & ~3
             rest = rest[:whole] + fill[: 4 - (length & 3)] + rest[whole:]
         return _UNPACK[count](rest + fill[: size - len(rest)])
+
+
+def half_md4_in_c(seed: _Words, unsigned: bool) -> Callable[[bytes], Hash] | None:
+    """libext2fs's half-MD4, with its results in a place of its own: not for two threads at once.
+    None: it is not installed."""
+    import ctypes  # 10 ms, for those who open an image
+
+    try:
+        # It is called with the GIL kept: to let go of it would take as long as the work itself.
+        function = ctypes.PyDLL("libext2fs.so.2").ext2fs_dirhash
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, *[ctypes.c_void_p] * 3]
+    function.restype = ctypes.c_long
+    seed_words, major, minor = (ctypes.c_uint32 * 4)(*seed), ctypes.c_uint32(), ctypes.c_uint32()
+    version = HALF_MD4 + UNSIGNED if unsigned else HALF_MD4
+    seed_at, major_at, minor_at = map(ctypes.addressof, (seed_words, major, minor))
+
+    def half_md4(name: bytes, _alive: object = seed_words) -> Hash:
+        function(version, name, len(name), seed_at, major_at, minor_at)
+        return major.value, minor.value
+
+    return half_md4
 
 
 def _signed_words(rest: bytes, count: int) -> _Words:

@@ -3,8 +3,10 @@ are compared with what the kernel makes, in tests/interop/test_images_loop.py)."
 
 from __future__ import annotations
 
+import ctypes
 import random
 import re
+import struct
 import uuid
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from appliance.fsimage.ext4.hash import UNSIGNED, NameHash
+from appliance.fsimage.ext4.hash import HALF_MD4, UNSIGNED, NameHash, half_md4_in_c
 from tests.unit.fsimage.ext4_images import debugfs, make_image
 
 SEED = "12345678-1234-5678-9abc-def012345678"
@@ -38,6 +40,32 @@ def test_as_debugfs_has_it(tmp_path: Path, version: str, seed: str) -> None:
     assert len(found) == len(wanted)
     for name, major, minor in found:
         assert ours(name.encode()) == (int(major, 16), int(minor, 16))
+
+
+@given(some.binary(min_size=1, max_size=255), some.booleans())
+def test_it_is_the_same_with_the_library_and_without(name: bytes, unsigned: bool) -> None:
+    seed = uuid.UUID(SEED).bytes
+    in_c = half_md4_in_c(struct.unpack("<4I", seed), unsigned)
+    assert in_c is not None, "e2fsprogs are installed for these tests"
+    assert in_c(name) == half_md4_in_python(name, seed, unsigned)
+
+
+def half_md4_in_python(name: bytes, seed: bytes, unsigned: bool) -> tuple[int, int]:
+    major, minor = NameHash(HALF_MD4, seed, unsigned=unsigned)._half_md4(name)
+    return major & ~1, minor
+
+
+def test_without_the_library_it_works_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    seed = uuid.UUID(SEED).bytes
+    with_it = NameHash(HALF_MD4, seed, unsigned=False)
+    monkeypatch.setattr(ctypes, "PyDLL", _not_installed)
+    without = NameHash(HALF_MD4, seed, unsigned=False)
+    assert with_it._function.__name__ != without._function.__name__
+    assert [with_it(name.encode()) for name in names()] == [without(n.encode()) for n in names()]
+
+
+def _not_installed(name: str) -> None:
+    raise OSError(name)
 
 
 @pytest.mark.parametrize("version", range(len(VERSIONS)))
