@@ -52,6 +52,7 @@ flood: .cache/packages-test $(VENV)/.made
 
 bench: .cache/packages-bench $(VENV)/.made
 	$(if $(PARTS),,$(BIN)/python tests/bench/run.py $(ROWS))
+	$(if $(PARTS)$(ROWS),,$(BIN)/python -m tests.bench.stack)
 	$(if $(ROWS),,$(BIN)/python -m tests.bench.image $(PARTS))
 
 venv: $(VENV)/.made

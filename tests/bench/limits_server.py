@@ -6,7 +6,7 @@
 `tap` answers ARP, echoes UDP on port 9000 by swapping addresses in place, counts UDP on port 9001,
 and on a datagram to port 9002 writes frames of 64 KiB for two seconds, printing how many bytes a
 second the kernel took; on one to port 9003 it prints how many bytes came to 9001. `tcp` serves
-9000 (echo), 9001 (sink) and 9002 (source), one connection after another.
+9000 (echo), 9001 (sink), 9002 (source) and 9003 (closes at once), each connection in a thread.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from threading import Thread
 
 import pytun
 
@@ -29,6 +31,7 @@ OFFLOADS = 0x7F  # checksum, TSO4, TSO6, ECN, UFO, USO4, USO6
 VNET, ETHERNET, IPV4 = 10, 14, 20
 MAC = b"\x02\x4e\x00\x00\x00\x09"
 ECHO, SINK, SOURCE, REPORT = 9000, 9001, 9002, 9003
+CLOSE = 9003  # of TCP
 BULK = 1 << 20
 SOURCE_SECONDS = 2.0
 
@@ -97,21 +100,39 @@ def flood(fd: int) -> None:
 
 
 def serve_tcp(address: str) -> None:
-    listeners = [socket.create_server((address, port)) for port in (ECHO, SINK, SOURCE)]
+    listeners = {
+        socket.create_server((address, port), backlog=1024): serve
+        for port, serve in {
+            ECHO: tcp_echo,
+            SINK: tcp_sink,
+            SOURCE: tcp_source,
+            CLOSE: tcp_close,
+        }.items()
+    }
     print("ready", flush=True)
     while True:
-        for listener in select.select(listeners, [], [])[0]:
+        for listener in select.select(list(listeners), [], [])[0]:
             connection, _ = listener.accept()
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            port = listener.getsockname()[1]
-            with suppress(OSError):  # the client has measured enough
-                {ECHO: tcp_echo, SINK: tcp_sink, SOURCE: tcp_source}[port](connection)
-            connection.close()
+            serve = listeners[listener]
+            if serve is tcp_close:
+                connection.close()
+            else:
+                Thread(target=tcp_serve, args=(serve, connection), daemon=True).start()
+
+
+def tcp_serve(serve: Callable[[socket.socket], None], connection: socket.socket) -> None:
+    with connection, suppress(OSError):  # the client has measured enough
+        serve(connection)
 
 
 def tcp_echo(connection: socket.socket) -> None:
     while data := connection.recv(65536):
         connection.sendall(data)
+
+
+def tcp_close(connection: socket.socket) -> None:
+    connection.close()
 
 
 def tcp_sink(connection: socket.socket) -> None:
