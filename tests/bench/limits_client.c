@@ -150,8 +150,11 @@ static void open_and_close(void)
 
 static void hold(int count)
 {
-    struct rlimit files = {CONNECTIONS_MAX + 100, CONNECTIONS_MAX + 100};
+    struct rlimit files;
     int i;
+    if (getrlimit(RLIMIT_NOFILE, &files))
+        die("getrlimit");
+    files.rlim_cur = files.rlim_max;
     if (setrlimit(RLIMIT_NOFILE, &files))
         die("setrlimit");
     for (i = 0; i < count; i++, messages++)
