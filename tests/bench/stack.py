@@ -1,9 +1,10 @@
-"""How fast is the stack alone? Our TCP on a TAP, and beside it the kernel's, with the same client.
+"""How fast is the stack alone? Our TCP on a TAP, and beside it the kernel's and lwIP's.
 
     python -m tests.bench.stack [--seconds N] [--rounds N] [ROW ...]        (root)
 
 Each row is measured by turns with ours and with the kernel's TCP, each a Python server of a few
-lines (stack_server.py, limits_server.py) in network namespaces of their own; the client is in C.
+lines (stack_server.py, limits_server.py), and with lwIP's, a server in C (lwip_server.c), in
+network namespaces of their own. The client is the same, in C.
 The server is pinned to core 0, the client to core 1, or to the same core where the row says so.
 The best of the rounds counts. With messages: the server's user and system time for one.
 """
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -56,6 +57,10 @@ ROWS: Final = (
     Row("128 bytes, 8 connections", "tcp-rr", ECHO, "90,000/s, 10 us", connections=8),
     Row("accepted and closed", "tcp-open", CLOSE, "5,000/s"),
 )
+LWIP_CANNOT: Final = {
+    "tcp-send": "Debian's writes behind its buffers when large packets come, and ends",
+    "tcp-open": "after some hundreds, connections time out",
+}
 IDLE_CONNECTIONS: Final = 10_000
 
 
@@ -90,10 +95,10 @@ def give(side: str, address: str, link: str) -> None:
 
 
 @contextmanager
-def server(where: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+def server(where: str, *command: str) -> Iterator[subprocess.Popen[str]]:
     """A server that has said that it is ready. It ends with its input, or is killed."""
     process = subprocess.Popen(
-        [*inside(where, SERVER_CORE), sys.executable, "-m", *words],
+        [*inside(where, SERVER_CORE), *command],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -113,15 +118,17 @@ def server(where: str, *words: str) -> Iterator[subprocess.Popen[str]]:
             process.wait(10)
 
 
+Running = tuple[str, subprocess.Popen[str]]
+"""In which namespace the client is, and the server."""
+
+
 @contextmanager
-def ours(path: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Our stack on a TAP; where the client is, and the server."""
+def on_tap(path: str, *command: str) -> Iterator[Running]:
+    """A server that takes the name of a TAP and its address at the end of its command line."""
     with ExitStack() as stack:
         near = stack.enter_context(namespace("t"))
         run("ip", "-n", near, "tuntap", "add", "dev", "tap0", "mode", "tap")
         run("ip", "-n", near, "link", "set", "tap0", "up", "txqueuelen", "10000")
-        options = ["--no-offload"] if path == "plain" else []
-        words = "tests.bench.stack_server", "tap0", SERVER, *options
         where = near
         if path == "bridge":
             where = stack.enter_context(namespace("f"))
@@ -133,11 +140,20 @@ def ours(path: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
             give(where, FAR, "v1")
         else:
             give(near, HOST, "tap0")
-        yield where, stack.enter_context(server(near, *words))
+        yield where, stack.enter_context(server(near, *command, "tap0", SERVER))
+
+
+def ours(path: str, _folder: Path) -> AbstractContextManager[Running]:
+    options = ["--no-offload"] if path == "plain" else []
+    return on_tap(path, sys.executable, "-m", "tests.bench.stack_server", *options)
+
+
+def lwips(path: str, folder: Path) -> AbstractContextManager[Running]:
+    return on_tap(path, str(folder / "lwip_server"))
 
 
 @contextmanager
-def kernels(path: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def kernels(path: str, _folder: Path) -> Iterator[Running]:
     """The kernel's TCP behind a veth; "plain": without offload, in packets of 1500 bytes."""
     with namespace("c") as where, namespace("s") as far:
         veth(where, "v0", far, "v1")
@@ -146,8 +162,12 @@ def kernels(path: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
             if path == "plain":
                 off = [f"{what} off" for what in ("tso", "gso", "gro", "tx")]
                 run(*inside(side, SERVER_CORE), "ethtool", "-K", link, *" ".join(off).split())
-        with server(far, "tests.bench.limits_server", "tcp", SERVER) as process:
+        command = sys.executable, "-m", "tests.bench.limits_server", "tcp", SERVER
+        with server(far, *command) as process:
             yield where, process
+
+
+SUBJECTS: Final = {"ours": ours, "the kernel": kernels, "lwIP": lwips}
 
 
 @dataclass
@@ -162,19 +182,21 @@ class Figure:
         return max(self, other, key=lambda figure: (figure.moved, figure.rate))
 
     def __str__(self) -> str:
-        if self.moved > 0:
+        if not self.rate and not self.moved:
+            return "-"
+        if self.moved:
             return f"{self.moved / 1e9:.2f} GB/s"
         return f"{self.rate:,.0f}/s {self.cpu * 1e6:.1f} us"
 
 
-def measure(client: Path, row: Row, kind: str, seconds: float) -> Figure:
+def measure(folder: Path, row: Row, subject: str, seconds: float) -> Figure:
     """One turn of a row."""
-    with (ours if kind == "ours" else kernels)(row.path) as (where, process):
+    with SUBJECTS[subject](row.path, folder) as (where, process):
         core = SERVER_CORE if row.same_core else CLIENT_CORE
         before = cpu_of(process.pid)
         words = run(
             *inside(where, core),
-            *(str(client), row.mode, SERVER, str(row.port), "1", str(seconds)),
+            *(str(folder / "limits_client"), row.mode, SERVER, str(row.port), "1", str(seconds)),
             str(row.connections),
         ).split()
         cpu = cpu_of(process.pid) - before
@@ -189,9 +211,10 @@ def resident_bytes(pid: int) -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def idle(client: Path) -> str:
+def idle(folder: Path) -> str:
     """The memory of a stack with many connections that say nothing."""
-    with ours("tap") as (where, process):
+    client = folder / "limits_client"
+    with ours("tap", folder) as (where, process):
         before = resident_bytes(process.pid)
         holder = subprocess.Popen(
             [
@@ -224,19 +247,29 @@ def main() -> None:
     options = parser.parse_args()
     chosen = [r for r in ROWS if not options.rows or any(w in r.name for w in options.rows)]
     with tempfile.TemporaryDirectory() as place:
-        client = Path(place) / "limits_client"
-        run("gcc", "-O2", "-Wall", "-o", str(client), str(HERE / "limits_client.c"))
-        print(f"{'':28}{'ours':>20} {'the kernel':>20} {'ratio':>6}   goal")
+        folder = Path(place)
+        build(folder)
+        print(f"{'':28}" + "".join(f"{subject:>20}" for subject in SUBJECTS) + "   goal")
         for row in chosen:
-            found = {"ours": Figure(), "kernel": Figure()}
+            found = dict.fromkeys(SUBJECTS, Figure())
             for _ in range(options.rounds):
-                for kind, figure in found.items():
-                    found[kind] = figure.best(measure(client, row, kind, options.seconds))
-            mine, its = found["ours"], found["kernel"]
-            ratio = mine.moved / its.moved if its.moved else mine.rate / its.rate
-            print(f"{row.name:28}{mine!s:>20} {its!s:>20} {ratio:6.2f}   {row.goal}", flush=True)
+                for subject, figure in found.items():
+                    if subject == "lwIP" and row.mode in LWIP_CANNOT:
+                        continue
+                    found[subject] = figure.best(measure(folder, row, subject, options.seconds))
+            figures = "".join(f"{figure!s:>20}" for figure in found.values())
+            print(f"{row.name:28}{figures}   {row.goal}", flush=True)
         if not options.rows:
-            print(idle(client), flush=True)
+            print(idle(folder), flush=True)
+
+
+def build(folder: Path) -> None:
+    """The programs in C."""
+    for name, options in (
+        ("limits_client", ["-Wall"]),
+        ("lwip_server", ["-I/usr/include/lwip", "-llwip"]),
+    ):
+        run("gcc", "-O2", "-o", str(folder / name), str(HERE / f"{name}.c"), *options)
 
 
 if __name__ == "__main__":

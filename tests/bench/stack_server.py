@@ -1,6 +1,6 @@
 """Our stack alone on a TAP, with the services that limits_server.py has on the kernel's TCP.
 
-    python -m tests.bench.stack_server TAP ADDRESS [--no-offload]
+    python -m tests.bench.stack_server [--no-offload] TAP ADDRESS
 
 Ports: 9000 echo, 9001 sink, 9002 source, 9003 closes at once. It ends with its input.
 """
@@ -68,7 +68,7 @@ def close(connection: Connection) -> Close:
 
 
 def main() -> None:
-    name, address = sys.argv[1:3]
+    name, address = sys.argv[-2:]
     link = TapLink(name, offload="--no-offload" not in sys.argv)
     config = HostConfig.single(MAC, socket.inet_aton(address), 24)
     stack = Stack(link, config, random=random.Random(), counters=Counters())
