@@ -227,7 +227,9 @@ MUTANTS: Final = (
         "J8",
         "writing.py",
         "        portion.transfer(buffers)\n        if portion.finish():\n            return",
-        "        if portion.finish():\n            portion.transfer(buffers)\n            return",
+        # Long enough for somebody else's commit to come between, on any machine.
+        "        if portion.finish():\n            __import__('time').sleep(0.01)\n"
+        "            portion.transfer(buffers)\n            return",
         _task("crowd", 150),
     ),
     Mutant(
