@@ -159,7 +159,7 @@ class Volume:
         """Block and offset in it of the descriptor of a group."""
         place = self._descriptor_places.get(index)
         if place is None:
-            if len(self._descriptor_places) >= limits.GROUPS_CACHE_MAX:
+            if len(self._descriptor_places) >= image_limits.GROUPS_CACHE_MAX:
                 self._descriptor_places.clear()
             size = self.superblock.desc_bytes
             at, inside = divmod(index, self.block_bytes // size)
