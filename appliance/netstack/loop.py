@@ -53,8 +53,8 @@ class Loop:
         self._later: deque[Callable[[], None]] = deque()
         self._at_end: list[Callable[[], None]] = []
         self._sleeps_until: Instant = 0  # in the past while it is awake
-        self._stopping = False
-        self._quiet = threading.Condition(self.lock)
+        self._turned = threading.Condition(self.lock)
+        self._watchers = 0
         self._thread: threading.Thread | None = None
 
     # --- for applications -------------------------------------------------------------
@@ -70,6 +70,15 @@ class Loop:
             self._wakes.append(action)
         else:
             action()
+
+    def until(self, condition: Callable[[], bool], patience: Instant) -> bool:
+        """Wait for something that the stack will do. False: it has not been done in time."""
+        with self.lock:
+            self._watchers += 1
+            try:
+                return self._turned.wait_for(condition, patience / SECOND)
+            finally:
+                self._watchers -= 1
 
     def later(self, action: Callable[[], None]) -> None:
         """Have the loop do it, with the lock. May be called with or without the lock, and from a
@@ -130,8 +139,8 @@ class Loop:
             for wake in self._wakes:
                 self._guarded(wake)
             self._wakes.clear()
-            if self._stopping and self.stack.is_quiet:
-                self._quiet.notify_all()
+            if self._watchers:
+                self._turned.notify_all()
         return True
 
     def _sleep(self) -> Instant:
@@ -157,9 +166,8 @@ class Loop:
     def stop(self, grace: Instant = STOP_GRACE) -> None:
         """Close all connections in order, wait a while for their peers, and end."""
         with self.lock:
-            self._stopping = True
             self.stack.close(self.now())
-            self._quiet.wait_for(lambda: self.stack.is_quiet, grace / SECOND)
+        self.until(lambda: self.stack.is_quiet, grace)
         self._link.close()
         if self._thread is not None:
             self._thread.join(STOP_GRACE / SECOND)

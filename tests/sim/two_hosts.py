@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from random import Random
 
+from appliance.netstack.ip.addresses import HostAddress
 from appliance.netstack.loop import Loop
 from appliance.netstack.sockets import Sockets
 from appliance.netstack.stack import HostConfig, Stack
@@ -18,6 +19,7 @@ from appliance.trace import Counters
 from tests.sim.pipe import PipeEnd, pipe
 
 SERVER, CLIENT = "10.0.0.5", "10.0.0.9"
+SERVER6, CLIENT6 = "fd00::5", "fd00::9"
 NAMES = {"server.test": SERVER, "client.test": CLIENT}
 PATIENCE = 30.0
 """Seconds after which a test has waited in vain."""
@@ -30,7 +32,13 @@ class LoopHost:
         self.link = end
         self.counters = Counters()
         mac = bytes((2, 0, 10, 0, 0, number))
-        config = HostConfig.single(mac, bytes((10, 0, 0, number)), 24)
+        config = HostConfig(
+            mac,
+            (
+                HostAddress(bytes((10, 0, 0, number)), 24),
+                HostAddress(bytes((0xFD, *bytes(14), number)), 64),
+            ),
+        )
         self.stack = Stack(end, config, random=Random(number), counters=self.counters)
         self.loop = Loop(self.stack, end)
         self.sockets = Sockets(self.loop, names)

@@ -3,8 +3,9 @@ what it sends.
 
 Text is taken from the connection as it comes, up to SO_RCVBUF; beyond, it stays there, and the
 peer's window closes. `bytes` that the program sends are kept by reference until they are
-acknowledged, anything else is copied. SO_SNDBUF bounds what is not acknowledged; a sender who has
-had to wait is woken when half of it is free again, so that he does not come back for each segment.
+acknowledged, anything else is copied. SO_SNDBUF bounds what is not acknowledged. A sender who has
+had to wait is woken when half of it is free again, or as much as he has left, so that he does not
+come back for each segment.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Stream(Endpoint):
         self._told = True  # the program knows that it is connected
         self._text: deque[memoryview] = deque()
         self._charge = 0
+        self._wanted = options.send_bytes // 2  # room that somebody waits for
         self._fin = False  # the peer has sent everything
         self._over = False  # the connection is CLOSED
         self._reads = self._writes = True  # not shut down
@@ -120,9 +122,11 @@ class Stream(Endpoint):
             self._connecting = False
             self.options.apply(connection)
             self.changed()
-        elif connection.unsent_bytes > (0 if self.closed else self.options.send_bytes // 2):
-            connection.crowded = True  # not enough: tell me again
-        else:
+            return
+        unsent = connection.unsent_bytes
+        if unsent > (0 if self.closed else self.options.send_bytes // 2):
+            connection.crowded = True  # there may be more: tell me again
+        if self.options.send_bytes - unsent >= self._wanted or unsent <= 0:
             self.changed()
 
     def ended(self, connection: Connection, reason: str | None) -> None:
@@ -243,8 +247,10 @@ class Stream(Endpoint):
         wanted, half = sum(map(len, buffers)), self.options.send_bytes // 2
         room = self.options.send_bytes - c.unsent_bytes
         if room < min(wanted, half):
+            self._wanted = min(wanted, half, self._wanted)
             c.crowded = True
             return None
+        self._wanted = half
         pieces, left = [], min(room, wanted)
         for buffer in buffers:
             if len(buffer) > left:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import random
+import select
 import socket
 import tempfile
 from collections.abc import Callable
@@ -241,6 +242,33 @@ def test_who_waits_for_room_goes_on_when_there_is_some(pair: Pair, in_thread: In
     sending = in_thread(lambda: client.sendall(text))
     assert read_count(server, len(text)) == text
     sending.result()
+
+
+def test_a_little_more_is_taken_as_soon_as_there_is_room_for_it(
+    pair: Pair, in_thread: InThread
+) -> None:
+    """Not only when half of the buffer is free: the peer may never read so much."""
+    server, client = pair
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setblocking(False)
+    while room_of(client) > 100_000:
+        try:
+            client.send(bytes(10_000))
+        except BlockingIOError:
+            select.select([], [client], [], 0.1)
+    client.settimeout(PATIENCE)
+    half = client.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
+    sending = in_thread(lambda: client.sendall(bytes(room_of(client) + 20_000)))
+    while room_of(client) < 20_000 or sending.is_alive():
+        assert room_of(client) < half
+        server.recv(20_000)
+    sending.result()
+
+
+def room_of(client: Socket) -> int:
+    """What it could send at once."""
+    stream: Any = client.endpoint
+    return int(stream.options.send_bytes - stream.connection.unsent_bytes)
 
 
 # --- states --------------------------------------------------------------------------------------
