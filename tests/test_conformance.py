@@ -20,6 +20,8 @@ text = "this file is there"
 tests = ["tests/test_conformance.py::test_the_page_is_up_to_date"]
 """
 
+SCRIPT = "tests/packetdrill/scripts/nagle.pkt"
+
 
 def conformance(*words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, TOP / "tools" / "conformance", *words]
@@ -41,11 +43,22 @@ def test_a_page_is_made_of_a_table(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.splitlines()[0]) == (1, "error: page.md is not up to date")
 
 
+def test_a_script_of_packets_is_a_test(tmp_path: Path) -> None:
+    test = "tests/test_conformance.py::test_the_page_is_up_to_date"
+    (tmp_path / "rfc826.toml").write_text(GOOD.replace(test, SCRIPT))
+    made = tmp_path / "page.md"
+    assert conformance("--tables", tmp_path, "--page", made).returncode == 0
+    assert "| 1 | MUST | this file is there | `nagle.pkt` |" in made.read_text()
+
+
 @pytest.mark.parametrize(
     ("was", "becomes", "complaint"),
     [
         ("::test_the_page", "::test_another_page", "no such test"),
         ("tests/test_conformance.py", "tests/test_nothing.py", "no such file"),
+        ("::test_the_page_is_up_to_date", "", "no such file"),
+        ("tests/test_conformance.py::test_the_page_is_up_to_date", SCRIPT + "::x", "no such file"),
+        ("tests/test_conformance.py::test_the_page_is_up_to_date", SCRIPT + "x", "no such file"),
         ('level = "MUST"', 'level = "must"', "the level is one of"),
         ('text = "this file is there"', 'text = ""', "section and text"),
         ('tests = ["tests/', 'test = ["tests/', "unknown: test"),
