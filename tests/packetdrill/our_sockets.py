@@ -310,6 +310,7 @@ class Sockets:
             connection.mark()
         if "TCP_USER_TIMEOUT" in options:
             connection.user_timeout = options["TCP_USER_TIMEOUT"] * MILLISECOND
+        connection.keepalive = None
         if options.get("SO_KEEPALIVE"):
             usual = KeepAlive()
             idle, interval = options.get("TCP_KEEPIDLE"), options.get("TCP_KEEPINTVL")

@@ -58,7 +58,13 @@ PORTS = re.compile(r"(\d+)\s*>\s*(\d+):?(?=\s)")
 QUOTED = re.compile(r"\[(?=\s*(?:-?\d+:|udp))")
 NOT_FOR_LINUX = re.compile(r"^// Not for Linux: (.+(?:\n// .+)*)", re.MULTILINE)
 
-ICMP_TYPES = {"unreachable": 3, "time_exceeded": 11, "source_quench": 4, "redirect": 5}
+ICMP_TYPES = {
+    "unreachable": 3,
+    "time_exceeded": 11,
+    "source_quench": 4,
+    "redirect": 5,
+    "parameter_problem": 12,
+}
 ICMPV6_TYPES = {"unreachable": 1, "packet_too_big": 2, "time_exceeded": 3, "parameter_problem": 4}
 ICMPV6_CODES = {
     "no_route": 0,

@@ -144,16 +144,26 @@ class TcpPorts(_Table[Accepts]):
         binding.holder = holder
         if binding.port not in self._listeners:
             accept = partial(self._accept, binding.port)
-            self._listeners[binding.port] = self._stack.tcp.listen(binding.port, accept)
+            made = self._stack.tcp.listen(binding.port, accept)
+            made.is_at = partial(self._is_at, binding.port)
+            self._listeners[binding.port] = made
 
     def _accept(self, port: int, connection: Connection) -> ConnectionUser | None:
+        found = self._holder(port, connection.local_address)
+        return None if found is None else found.arrived(connection)
+
+    def _is_at(self, port: int, local: bytes) -> bool:
+        return self._holder(port, local) is not None
+
+    def _holder(self, port: int, local: bytes) -> Accepts | None:
+        """Who takes connections at this address; one that is bound to it before one that is not."""
         found: Accepts | None = None
         for binding in self._bound.get(port, ()):
-            if binding.holder is not None and binding.takes(connection.local_address):
+            if binding.holder is not None and binding.takes(local):
                 found = binding.holder
                 if binding.address is not None:
                     break
-        return None if found is None else found.arrived(connection)
+        return found
 
     def take_more(self, binding: Binding[Accepts], more: bool) -> None:
         """Whether its holder has room for further connections. Others at the port are held up

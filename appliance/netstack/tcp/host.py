@@ -28,6 +28,7 @@ from appliance.netstack.tcp.ecn import Ecn
 from appliance.netstack.tcp.listener import Listener
 from appliance.netstack.tcp.output import output, send_header
 from appliance.netstack.tcp.patience import PerSecond
+from appliance.netstack.tcp.reasons import CannotConnect
 from appliance.netstack.tcp.receive_half import WINDOW_FIELD_MAX, Budget
 from appliance.netstack.tcp.segment_arrives import segment_arrives
 from appliance.netstack.tcp.sequence import MASK, is_before, unwrap
@@ -129,6 +130,8 @@ class Tcp:
         """Active OPEN. `room_again` tells the user that it is established, `ended` that it is not
         going to be. `source`: from this address of ours. `ecn`: ask for ECN; some old middleboxes
         drop what asks. CannotConnect."""
+        if not is_unicast(destination):
+            raise CannotConnect(reasons.NO_ROUTE)
         c = active_open(self, self.path_to(destination, source), port, user, now, source_port)
         if ecn and self.ecn:
             c.ecn = Ecn(c.snd.iss)
@@ -180,10 +183,11 @@ class Tcp:
                 return
             c.end(None)
         listener = self.listeners.get(seg.destination_port)
-        if listener is not None:
-            listener.arrives(self._path_back(key), key, seg, now, iss)
+        path = self._path_back(key)
+        if listener is not None and listener.is_at(path.source):
+            listener.arrives(path, key, seg, now, iss)
         else:
-            self._arrives_in_closed(self._path_back(key), key, seg)
+            self._arrives_in_closed(path, key, seg)
 
     def _path_back(self, key: bytes) -> Path:
         """To the peer in `key`, from the address that it has written to."""

@@ -42,6 +42,8 @@ class Listener:
         self.half_open: dict[Connection, None] = {}  # oldest first
         self.open: set[Connection] = set()  # accepted, and not CLOSED yet
         self.taking = True  # False: its user has enough of them for now
+        self.is_at: Callable[[bytes], bool] = everywhere
+        """Is it meant by what arrives at this address of ours? (RFC 9293 MUST-43.)"""
 
     def arrives(
         self, path: Path, key: bytes, seg: Segment, now: Instant, iss: int | None = None
@@ -140,3 +142,8 @@ class Listener:
         self._tcp.listeners.pop(self.port, None)
         for c in list(self.half_open):
             c.abort()
+
+
+def everywhere(_local: bytes) -> bool:
+    """A listener at all of our addresses."""
+    return True

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from appliance.clock import MILLISECOND
-from appliance.netstack.wire.tcp import ACK, FIN, PSH
-from tests.transcripts.tcp_wire import Wire
+from appliance.netstack.tcp.sequence import MASK
+from appliance.netstack.wire.tcp import ACK, FIN, PSH, Segment
+from tests.transcripts.tcp_wire import OURS, PEER, PEER_PORT, PORT, Wire
 
 DELAY = 40 * MILLISECOND
 
@@ -52,6 +53,17 @@ def test_a_super_segment_is_acknowledged_once_and_at_once(wire: Wire) -> None:
     wire.established()
     wire.peer(PSH | ACK, seq=1, ack=1, text=bytes(60_000))
     wire.ours(ACK, ack=60_001)
+    wire.after(DELAY).quiet()
+
+
+def test_segments_that_arrive_together_are_acknowledged_together(wire: Wire) -> None:
+    """RFC 9293 MUST-58, MUST-59: whatever waits is processed before anything is sent."""
+    wire.established()
+    for seq in range(1, 10 * 1460, 1460):
+        segment = Segment(PEER_PORT, PORT, wire.peer_isn + seq, wire.user.snd.nxt & MASK, ACK, 1000)
+        packet = bytes(segment.emit()) + bytes(1460)
+        wire.tcp.arrives(PEER, OURS, packet, 0, len(packet), True, wire.now)
+    wire.ours(ACK, ack=14_601)
     wire.after(DELAY).quiet()
 
 

@@ -76,6 +76,18 @@ def test_a_port_is_not_connected_with_itself(wire: Wire) -> None:
     assert not wire.tcp.connections
 
 
+@pytest.mark.parametrize(
+    "nobody",
+    ["ffffffff", "e0000001", "00000000", "7f000001", "ff02" + 27 * "0" + "1", 32 * "0"],
+)
+def test_an_address_that_is_not_one_host_is_refused(wire: Wire, nobody: str) -> None:
+    """RFC 9293 MUST-46: everybody, a group, nobody, ourselves."""
+    with pytest.raises(CannotConnect, match=reasons.NO_ROUTE):
+        wire.tcp.connect(bytes.fromhex(nobody), 7, wire.app, wire.now)
+    wire.quiet()
+    assert not wire.tcp.connections
+
+
 def test_more_connections_than_the_limit_are_refused(wire: Wire) -> None:
     wire.host(connections_max=2)
     open_one(wire)

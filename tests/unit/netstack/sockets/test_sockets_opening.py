@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from appliance.limits import TCP_SYN_BACKLOG
+from appliance.netstack.ip.addresses import HostAddress
 from appliance.netstack.sockets.errors import number_of
 from appliance.netstack.sockets.facade import Socket
 from appliance.netstack.tcp import reasons
@@ -168,6 +169,38 @@ def test_only_our_own_addresses_can_be_bound(hosts: Hosts) -> None:
             sock.bind(SERVER)
         with pytest.raises(socket.gaierror):
             sock.bind(("no.such.name", 80))
+
+
+def second_address(host: LoopHost, address: str) -> None:
+    with host.loop.lock:
+        made = HostAddress(socket.inet_aton(address), 24)
+        assert host.stack.ip.add_address(made, host.loop.now())
+
+
+def test_a_connection_comes_from_the_address_it_was_bound_to(
+    hosts: Hosts, listener: Socket
+) -> None:
+    """RFC 9293 MUST-43, MUST-45: and stays there."""
+    second_address(hosts[1], "10.0.0.10")
+    for source in ("10.0.0.10", CLIENT):
+        client = hosts[1].sockets.create_connection((SERVER, 80), PATIENCE, (source, 0))
+        server, address = listener.accept()
+        assert address[0] == client.getsockname()[0] == source
+        client.sendall(b"text")
+        server.settimeout(PATIENCE)
+        assert server.recv(4) == b"text"
+        server.close()
+        client.close()
+
+
+def test_a_listener_takes_what_comes_to_its_address(hosts: Hosts, listener: Socket) -> None:
+    """RFC 9293 MUST-43: the same port at another address is another matter."""
+    second_address(hosts[0], "10.0.0.6")
+    with hosts[1].sockets.socket() as sock:
+        sock.settimeout(PATIENCE)
+        fails_with(errno.ECONNREFUSED, lambda: sock.connect(("10.0.0.6", 80)))
+        sock.connect((SERVER, 80))
+        listener.accept()[0].close()
 
 
 def test_a_closed_socket_frees_its_port(hosts: Hosts) -> None:

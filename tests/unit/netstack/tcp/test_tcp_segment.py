@@ -27,6 +27,7 @@ segments = st.builds(
     mss=st.none() | u16,
     window_scale=st.none() | st.integers(0, 14),
     timestamp=st.none() | st.tuples(u32, u32),
+    sack_permitted=st.booleans(),
 )
 
 
@@ -41,7 +42,8 @@ def test_what_is_emitted_is_parsed(segment: Segment) -> None:
 
 @given(segments)
 def test_scapy_reads_the_same(segment: Segment) -> None:
-    """An independent opinion on every field."""
+    """An independent opinion on every field. There is no end of the options, which would have to be
+    followed by zeros (RFC 9293 MUST-69), and everything else in them has a length (MUST-68)."""
     packet = TCP(bytes(segment.emit()) + bytes(segment.text))
     assert (packet.sport, packet.dport) == (segment.source_port, segment.destination_port)
     assert (packet.seq, packet.ack) == (segment.seq, segment.ack)
@@ -50,6 +52,8 @@ def test_scapy_reads_the_same(segment: Segment) -> None:
     assert options.get("MSS") == segment.mss
     assert options.get("WScale") == segment.window_scale
     assert options.get("Timestamp") == segment.timestamp
+    assert ("SAckOK" in options) == segment.sack_permitted
+    assert set(options) <= {"MSS", "WScale", "Timestamp", "SAckOK"}
     assert bytes(packet.payload) == bytes(segment.text)
 
 
