@@ -236,6 +236,8 @@ class Internet:
         if header.source == self._mac:  # a loop on the link, or a stolen MAC
             if header.ethertype == ethernet.TYPE_ARP:
                 self._ipv4.own_arp_arrives(frame, at + ethernet.HEADER_BYTES, now)
+            elif header.ethertype == ethernet.TYPE_IPV6 and self.speaks_ipv6:
+                self._ipv6.own_frame_arrives(frame, at + ethernet.HEADER_BYTES, offload, now)
             raise BadPacket("ethernet.own_source")
         to_group = destination != self._mac
         if to_group and destination != ethernet.BROADCAST and not self._listens_at(destination):

@@ -32,12 +32,14 @@ from appliance.limits import (
 from appliance.netstack.ip.addresses import AddressState
 from appliance.netstack.ip.v6.discovery import Discovery, State
 from appliance.netstack.stack import HostAddress
+from tests.sim.clock import VirtualClock
 from tests.sim.station6 import (
     ALL_NODES_AT,
     OUR_ADDRESS,
     OUR_GROUP,
     OUR_GROUP_AT,
     OUR_LINK_LOCAL,
+    OURS6,
     PEER,
     PEER_ADDRESS,
     PEER_AT,
@@ -49,6 +51,7 @@ from tests.sim.station6 import (
     frame,
     solicitation,
 )
+from tests.sim.wire import Host, Wire
 
 PEER_GROUP, PEER_GROUP_AT = "ff02::1:ff00:1", "33:33:ff:00:00:01"
 OTHER_AT = "02:00:00:00:00:99"
@@ -366,6 +369,30 @@ def test_an_address_that_is_ours_is_defended_but_not_in_a_loop() -> None:
     assert station.counters["nd.conflict"] == 3
     station.run(ARP_DEFEND_AFTER)
     assert len(station.exchange(rival)) == 1
+
+
+def test_two_hosts_with_the_same_configuration_find_it_out() -> None:
+    """They have the same MAC address too: the first one is left alone, the second one gives up."""
+    clock = VirtualClock()
+    wire = Wire(clock, vnet_headers=(False, False))
+    first = Host(wire.a, clock, OURS6, 1)
+    clock.run(5 * SECOND)
+    second = Host(wire.b, clock, OURS6, 2)
+    clock.run(5 * SECOND)
+    assert first.stack.ip.addresses.state(OUR_ADDRESS) is AddressState.PREFERRED
+    assert second.stack.ip.addresses.state(OUR_ADDRESS) is AddressState.DUPLICATED
+    assert "our own MAC address" in str(second.stack.ip.rival(OUR_ADDRESS))
+    assert second.counters["nd.duplicate"] == 2, "the link-local address is the same, too"
+
+
+def test_frames_of_ours_that_come_back_change_nothing() -> None:
+    station = Station6(started=False)
+    for sent in station.run(MILLISECOND):
+        station.peer.send(bytes(sent))
+    station.run(3 * SECOND)
+    assert address_state(station) is AddressState.PREFERRED
+    station.exchange(advertisement(US, US_AT, solicited=0, to="ff02::1", sender_at=US_AT))
+    assert not station.counters["nd.conflict"]
 
 
 def test_an_address_can_be_added_and_removed() -> None:

@@ -67,14 +67,32 @@ class Claim6:
         """A solicitation for the address (sections 5.4.3), `by_nobody`: from one who wants it as
         well. True: it is to be answered."""
         if self.is_tentative and by_nobody:
-            self._taken(mac, now)
+            self._taken(ethernet.mac_text(mac), now)
         return not self.is_tentative
 
     def is_advertised(self, mac: bytes, now: Instant) -> None:
         """Another station says that the address is its own (section 5.4.4)."""
         if self.is_tentative:
-            self._taken(mac, now)
-            return
+            self._taken(ethernet.mac_text(mac), now)
+        else:
+            self._defend(mac, now)
+
+    def hears_our_mac(self, now: Instant, *, advertised: bool) -> None:
+        """An advertisement of the address, or else a question by nobody, from our own MAC address:
+        one of ours that came back, or one of a station that was given the same, as a second
+        appliance with the same configuration is.
+
+        What cannot be ours is the first while the address is tentative, and the second afterwards.
+        So the one that came first tells the other (as in ARP: v4/claim.py).
+        """
+        mac = self._on_link.mac
+        if self.is_tentative and advertised:
+            self._taken(f"{ethernet.mac_text(mac)}, which is our own MAC address", now)
+        elif not self.is_tentative and not advertised:
+            self._defend(mac, now)
+
+    def _defend(self, mac: bytes, now: Instant) -> None:
+        """Say that the address is ours, but not so often that two hosts defend it in a loop."""
         self._counters["nd.conflict"] += 1
         if self._defended is None or now - self._defended >= ARP_DEFEND_AFTER:
             self._defended = now
@@ -82,10 +100,10 @@ class Claim6:
             self._tell("assigned")
             self._say_it_is_ours()
 
-    def _taken(self, mac: bytes, now: Instant) -> None:
+    def _taken(self, rival: str, now: Instant) -> None:
         self._counters["nd.duplicate"] += 1
         self._timer.discard()
-        self.rival = ethernet.mac_text(mac)
+        self.rival = rival
         self._tell("tentative")
         self._claimant.address_is_taken(self._address, self.rival, now)
 

@@ -158,6 +158,23 @@ class Ipv6:
         if whole is not None:
             self._whole_arrives(whole, mac, now)
 
+    def own_frame_arrives(self, frame: bytes, at: int, offload: VnetHeader, now: Instant) -> None:
+        """A packet in a frame from our own MAC address: only what it says of our addresses
+        counts."""
+        header = Ipv6Header.parse(frame, at, len(frame))
+        end = at + ipv6.HEADER_BYTES + header.payload_bytes
+        chain = ipv6.follow(frame, at, end)
+        if chain.protocol != ICMPV6 or header.hop_limit != ipv6.HOP_LIMIT_MAX:
+            return
+        addresses, good = header.source + header.destination, offload.checksum_good
+        message = Icmpv6Header.parse(addresses, frame, chain.start, end, good)
+        advertised = message.type == icmpv6.NEIGHBOUR_ADVERTISEMENT
+        asked = message.type == icmpv6.NEIGHBOUR_SOLICITATION
+        if advertised or (asked and header.source == ipv6.UNSPECIFIED):
+            claim = self._claims.get(Neighbour.parse(frame, chain.start, end).target)
+            if claim is not None:
+                claim.hears_our_mac(now, advertised=advertised)
+
     def _whole_arrives(self, packet: bytes, mac: bytes, now: Instant) -> None:
         """A datagram that came in fragments. A second fragment header in it is one too many."""
         header = Ipv6Header.parse(packet, 0, len(packet))
