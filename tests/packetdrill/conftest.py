@@ -1,5 +1,5 @@
-"""Each script is a test: `scripts/NAME.pkt` against our stack, and against the Linux kernel, unless
-the script says why not. `--against=ours` or `--against=linux` is for one of the two.
+"""Each script is a test: `scripts/NAME.pkt` against our stack, without and with offload, and
+against the Linux kernel, unless it says why not. `--against=ours`, `--against=linux`: one of the two.
 
 Scripts against the kernel need root. All that are selected are played by one process, several at a
 time (linux.py), which is started for the first; each test waits for its own verdict.
@@ -30,6 +30,7 @@ class ScriptFile(pytest.File):
         against = self.config.getoption("against")
         if against != "linux":
             yield AgainstOurs.from_parent(self, name="ours")
+            yield AgainstOurs.from_parent(self, name="offload")
         if against != "ours" and parse_file(self.path).not_for_linux is None:
             yield AgainstLinux.from_parent(self, name="linux")
 
@@ -49,10 +50,14 @@ class ScriptItem(pytest.Item):
 
 
 class AgainstOurs(ScriptItem):
-    """A script against our stack."""
+    """A script against our stack: as it is, or on a link that cuts up super-frames. On the wire
+    there must be no difference."""
 
     def runtest(self) -> None:
-        play_ours(parse_file(self.path))
+        script = parse_file(self.path)
+        if self.name == "offload":
+            script.options["offload"] = "1"
+        play_ours(script)
 
 
 class AgainstLinux(ScriptItem):

@@ -148,7 +148,10 @@ def _allowance(c: Connection) -> int:
     if count >= mss:
         if snd.full is None:
             snd.full = nxt + mss
-        return count if count == waiting else count - count % mss
+        # The rest of a segment goes in the same packet, where it would not have to wait alone.
+        if count == waiting and c.nodelay and not c.corked:
+            return count
+        return count - count % mss
     if count <= 0:
         return -1
     if count == waiting:

@@ -440,6 +440,21 @@ def test_aborting_inside_a_callback_is_safe(wire: Wire) -> None:
     assert wire.tcp.budget.used == 0
 
 
+@pytest.mark.parametrize(("nodelay", "corked"), [(False, False), (True, True)])
+def test_the_end_of_a_super_segment_waits_as_if_it_were_alone(
+    wire: Wire, nodelay: bool, corked: bool
+) -> None:
+    """RFC 9293 section 3.7.4: offload changes who cuts up, not what is sent."""
+    wire.host(offload=True).established()
+    wire.user.nodelay, wire.user.corked = nodelay, corked
+    wire.user.send([bytes(2 * 1460 + 100)])
+    wire.ours(ACK, seq=1, size=2 * 1460)
+    wire.quiet()
+    wire.user.corked = False
+    wire.peer(ACK, seq=1, ack=1 + 2 * 1460)
+    wire.ours(PSH | ACK, seq=1 + 2 * 1460, size=100)
+
+
 def test_a_cork_holds_back_parts_of_segments(wire: Wire) -> None:
     wire.established()
     wire.user.corked = True
