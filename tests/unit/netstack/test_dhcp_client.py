@@ -409,6 +409,9 @@ def test_an_address_that_is_taken_away_while_in_use_is_declined() -> None:
     world.client.address_is_taken("02:00:00:00:00:66", world.clock.now())
     assert kinds(world.take()) == [dhcp.DECLINE]
     assert world.used is None and world.is_in(State.INIT)
+    world._arm()
+    world.run(DHCP_DECLINED_FOR + A_MOMENT)
+    assert dhcp.OPTION_REQUESTED_ADDRESS not in world.take()[0].message.options
 
 
 def test_after_a_loss_the_same_address_is_asked_for() -> None:

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from scapy.layers.dhcp import BOOTP, DHCP
-from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import ARP, Ether
 
 from appliance.clock import MILLISECOND, SECOND, Instant
@@ -17,6 +17,7 @@ from appliance.netstack.dhcp.lease import Lease
 from appliance.netstack.dhcp.requests import Identity
 from appliance.netstack.ip.addresses import HostAddress
 from appliance.netstack.stack import HostConfig
+from appliance.netstack.tcp.connection import Connection
 from appliance.netstack.wire.address import IPV4_BYTES
 from tests.sim.clock import VirtualClock
 from tests.sim.station import OUR_MAC, PEER_MAC
@@ -230,6 +231,32 @@ def test_an_address_that_is_contested_later_is_declined() -> None:
     net.run(A_SECOND)
     assert net.has is None and messages(net.take()) == [4]
     assert net.dhcp.reasons == [f"{GIVEN} is in use by {RIVAL_AT}"]
+
+
+class Silent:
+    """The user of a connection that says nothing."""
+
+    def readable(self, connection: Connection) -> None: ...
+
+    def room_again(self, connection: Connection) -> None: ...
+
+    def ended(self, connection: Connection, reason: str | None) -> None: ...
+
+
+def test_connections_are_reset_before_a_contested_address_goes() -> None:
+    """RFC 5227 section 2.4: whoever is connected need not find it out by silence."""
+    net = bound()
+    net.stack.tcp.listen(2049, lambda _connection: Silent())
+    ip = IP(src=SERVER, dst=GIVEN)
+    answers = net.ask(ip / TCP(sport=700, dport=2049, flags="S", seq=1))
+    ack = answers[-1][TCP].seq + 1
+    net.ask(ip / TCP(sport=700, dport=2049, flags="A", seq=2, ack=ack))
+    assert net.stack.tcp.connections
+    for _ in range(2):
+        net.send(arp(1, GIVEN, RIVAL_AT, GIVEN))
+    net.run(MILLISECOND)
+    resets = [s for s in net.take() if TCP in s]
+    assert [(s[IP].src, s[TCP].dport, s[TCP].flags.value & 4) for s in resets] == [(GIVEN, 700, 4)]
 
 
 def test_an_address_that_this_host_has_already_is_declined_and_stays() -> None:
