@@ -1,5 +1,5 @@
 """Each script is a test: `scripts/NAME.pkt` against our stack, without and with offload, and
-against the Linux kernel, unless it says why not. `--against=ours`, `--against=linux`: one of the two.
+against the Linux kernel, unless it says why not. `--against=ours`, `--against=linux`: one of both.
 
 Scripts against the kernel need root. All that are selected are played by one process, several at a
 time (linux.py), which is started for the first; each test waits for its own verdict.
