@@ -19,6 +19,7 @@ from typing import Final
 
 from appliance import trace
 from appliance.addressing import host_config
+from appliance.clock import SECOND
 from appliance.ifconf import ConfigError, InterfaceConfig, interface_config
 from appliance.netstack.link.interface import LinkError
 from appliance.netstack.link.tap import TapLink
@@ -34,6 +35,9 @@ examples:
   onstack --tap tap1 --ip 10.0.0.7 -m http.server 8000
   onstack --tap tap1 --ip 10.0.0.7 --name nas=10.0.0.5 fetch.py nas
 """
+
+ADDRESS_PATIENCE: Final = 5 * SECOND
+"""For the question whether somebody else has an IPv6 address: it takes one (RFC 4862)."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -59,6 +63,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except LinkError as error:
         return fail(1, str(error), error.hint)
     with Loop(_stack(link, interface), link) as loop, installed(Sockets(loop, names)):
+        ours = loop.stack.ip.addresses
+        # A program that binds to an address that is still asked about would fail.
+        loop.until(lambda: all(given.address in ours for given in ours), ADDRESS_PATIENCE)
         return _run(options.program, is_module=options.module)
 
 
@@ -71,9 +78,18 @@ def _parser() -> Parser:
         allow_abbrev=False,
     )
     made.add_argument("--tap", default="tap0", help="the interface; made if it is not there")
-    made.add_argument("--ip", required=True, metavar="ADDR[/LEN]", help="our address")
-    made.add_argument("--gateway", metavar="ADDR", help="the router to everywhere else")
-    made.add_argument("--host-ip", metavar="ADDR[/LEN]", help="of the host, on a TAP that is made")
+    made.add_argument(
+        "--ip", required=True, action="append", metavar="ADDR[/LEN]", help="our address; repeatable"
+    )
+    made.add_argument(
+        "--gateway", action="append", metavar="ADDR", help="the router to everywhere else"
+    )
+    made.add_argument(
+        "--host-ip",
+        action="append",
+        metavar="ADDR[/LEN]",
+        help="of the host, on a TAP that is made",
+    )
     made.add_argument("--no-host-ip", action="store_true", help="leave the host's side alone")
     made.add_argument(
         "--name", action="append", default=[], metavar="NAME=ADDR", help="a host by name"

@@ -110,6 +110,14 @@ def test_curl_asks_http_server_on_our_stack(netns: Namespace, start: Start, tmp_
     assert "refused" in refused or "connect to server" in refused
 
 
+def test_curl_asks_over_ipv6(netns: Namespace, start: Start, tmp_path: Path) -> None:
+    words = ("-m", "appliance.onstack", "--tap", "tap1", "--ip", "fd00::5/64")
+    start(*words, "-m", "http.server", "80", "--bind", "fd00::5").wait_for("Serving HTTP")
+    url = "http://[fd00::5]/file"
+    netns.run("curl", "-sSf", "--retry", "9", "--retry-all-errors", "-o", tmp_path / "got", url)
+    assert (tmp_path / "got").read_bytes() == FILE
+
+
 def test_curl_asks_over_tls(netns: Namespace, start: Start, tmp_path: Path) -> None:
     netns.run(
         "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
