@@ -194,6 +194,7 @@ class Internet:
         if self.addresses.state(address) in USABLE:
             state = AddressState.DEPRECATED if deprecated else AddressState.PREFERRED
             self.addresses.become(address, state)
+            self.paths.reroute()
 
     def add_route(self, route: Route) -> bool:
         """One more route. False: there are too many."""

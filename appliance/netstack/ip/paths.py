@@ -56,6 +56,7 @@ class Paths:
         self._counters = counters
         self._paths: OrderedDict[tuple[bytes, bytes], LinkPath] = OrderedDict()
         self._all: WeakSet[LinkPath] = WeakSet()
+        self._chosen: dict[bytes, bytes] = {}  # destination -> source, where it was left to us
         self._learnt: dict[bytes, Instant] = {}  # until when a smaller MTU counts, in order
         self._mtu_timer = timers.timer(self._forget_mtus)
         self.widened: Callable[[bytes], None] = lambda _destination: None
@@ -67,8 +68,7 @@ class Paths:
     def to(self, destination: bytes, source: bytes | None = None) -> LinkPath:
         """The path to one host (path.py, PathTo)."""
         if source is None:
-            # Where no address will do, so will no route: the path leads nowhere.
-            source = self._addresses.source_for(destination) or bytes(len(destination))
+            source = self._chosen.get(destination) or self._choose(destination)
         key = destination, source
         path = self._paths.get(key)
         if path is None:
@@ -76,6 +76,15 @@ class Paths:
         else:
             self._paths.move_to_end(key)
         return path
+
+    def _choose(self, destination: bytes) -> bytes:
+        """The source for this destination. Where no address will do, so will no route: the path
+        leads nowhere."""
+        if len(self._chosen) >= PATHS_MAX:
+            self._chosen.clear()
+        source = self._addresses.source_for(destination) or bytes(len(destination))
+        self._chosen[destination] = source
+        return source
 
     def _make(self, destination: bytes, source: bytes) -> LinkPath:
         family = self._families[len(destination)]
@@ -106,7 +115,8 @@ class Paths:
             family.neighbours.lead(path, next_hop)
 
     def reroute(self) -> None:
-        """A route or an address has come or gone."""
+        """A route or an address has come or gone, or is to be preferred or not."""
+        self._chosen.clear()
         for path in list(self._all):
             self._lead(path)
 

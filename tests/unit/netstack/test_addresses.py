@@ -95,6 +95,18 @@ def test_an_address_can_be_added_and_is_used_at_once() -> None:
     assert Ether(pong)[IP].src == ALSO_US
 
 
+def test_the_source_that_was_chosen_once_is_not_kept_for_ever() -> None:
+    station = Station()
+    far = bytes([192, 168, 1, 9])
+    assert station.stack.ip.path_to(far).source == OUR_ADDRESS
+    station.stack.ip.add_address(HostAddress(SECOND_ADDRESS, 24), station.clock.now())
+    assert station.stack.ip.path_to(far).source == SECOND_ADDRESS
+    station.stack.ip.deprecate_address(SECOND_ADDRESS, deprecated=True)
+    assert station.stack.ip.path_to(far).source == OUR_ADDRESS
+    station.stack.ip.remove_address(OUR_ADDRESS)
+    assert station.stack.ip.path_to(far).source == SECOND_ADDRESS
+
+
 def test_a_host_may_begin_without_an_address() -> None:
     station = Station(config=HostConfig(OUR_MAC))
     assert not station.exchange(asks("10.0.0.1", US), frame("10.0.0.1", US, ICMP()))
