@@ -499,12 +499,8 @@ class Connection:
             self._keep_alive(self.keepalive, now)
 
     def _keep_alive(self, keepalive: KeepAlive, now: Instant) -> None:
-        """Nothing was heard, perhaps. While something of ours is out, or waits for a window, the
-        peer is asked by other means (RFC 9293 MUST-26)."""
-        if self.resend_timer.deadline is not None:
-            keepalive.unanswered = 0
-            self.life_timer.set(now + keepalive.idle)
-        elif now - self.heard_at < keepalive.idle:
+        """Nothing was heard, perhaps."""
+        if now - self.heard_at < keepalive.idle:
             keepalive.unanswered = 0
             self.life_timer.set(self.heard_at + keepalive.idle)
         elif self.snd.una < self.snd.limit:  # MUST-26; and there is a timer for it
