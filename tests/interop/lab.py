@@ -179,7 +179,8 @@ class Appliance:
         """tshark finds nothing wrong in what it sent."""
         words = ["--allow-loss"] if self.allow_loss else []
         for capture in self._captures:
-            run(TOP / "tools" / "capture-oracle", capture, *self.addresses, *words, timeout=300)
+            addresses = dict.fromkeys((*self.addresses, self.address))  # a lease may have changed
+            run(TOP / "tools" / "capture-oracle", capture, *addresses, *words, timeout=300)
 
 
 class GuestRun:
