@@ -74,13 +74,8 @@ class Addressing:
         return "no IPv6 router has advertised a prefix"
 
     @property
-    def is_probing(self) -> bool:
-        """True: nobody knows yet whether others use the addresses that are configured."""
-        return any(self._stack.ip.is_probing(ours.address) for ours in self._configured)
-
-    @property
     def is_tentative(self) -> bool:
-        """True: there are addresses that are not used before that is known."""
+        """True: there are addresses that are not used before it is known that others do not."""
         ours = self._stack.ip.addresses
         return any(ours.state(a.address) is AddressState.TENTATIVE for a in self._configured)
 

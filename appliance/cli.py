@@ -384,8 +384,7 @@ def serve(settings: Settings, ready_fd: int | None) -> int:
         if ready_fd is not None:
             tell_ready(ready_fd)
         notify("READY=1")
-        if obey_signals_while_probing(machine):
-            obey_signals(machine)
+        obey_signals(machine)
         notify("STOPPING=1")
     finally:
         machine.stop()
@@ -405,17 +404,6 @@ def wait_for_address(machine: Machine) -> bool:
             waits_for = machine.addressing.waits_for
             print(f"note: still without an address: {waits_for}", file=sys.stderr, flush=True)
             notify(f"STATUS=without an address: {waits_for}")
-    return True
-
-
-def obey_signals_while_probing(machine: Machine) -> bool:
-    """For half a second: a host that has our address, and was slow to say so, ends us. StartError.
-    False: a signal says stop."""
-    while machine.addressing.is_probing:
-        number = signal.sigtimedwait(SIGNALS, ADDRESS_LOOK)
-        if number is not None and not obey(machine, number.si_signo):
-            return False
-        machine.check_addresses()
     return True
 
 

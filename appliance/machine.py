@@ -162,26 +162,19 @@ class Machine:
         paths = " ".join(os.fsdecode(path) for path, _ in self._exports.table.listing())
         return f"ready: {self.addressing} ({link}) exports: {paths}"
 
-    def check_addresses(self) -> None:
-        """StartError: another host has an address that was configured for us. It may be found
-        until `addressing` has done with its probes."""
-        conflict = self.addressing.conflict
-        if conflict is not None:
-            hint = "choose another --ip, or stop that host; arping(8) shows who answers"
-            raise StartError(conflict, hint)
-
     def _wait_for_neighbours(self) -> None:
-        """Most hosts that have our address answer the first probe at once."""
+        """Most hosts that have our address answer the first probe at once. After the start nothing
+        that others say ends us."""
         addressing, until = self.addressing, self._clock.now() + ARP_START_WAITS
         self._wait_until(lambda: addressing.conflict is not None, until)
         # IPv6 has this test before an address is used at all (RFC 4862 section 5.4).
         until += ND_START_WAITS
         self._wait_until(lambda: not addressing.is_tentative or bool(addressing.conflict), until)
-        try:
-            self.check_addresses()
-        except StartError:
+        conflict = addressing.conflict
+        if conflict is not None:
             self.stop()
-            raise
+            hint = "choose another --ip, or stop that host; arping(8) shows who answers"
+            raise StartError(conflict, hint)
 
     def remarks(self) -> list[str]:
         """What the user may not expect."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.clock import MILLISECOND, Instant
+from appliance.clock import MILLISECOND, SECOND, Instant, SystemClock
 from appliance.ifconf import ConfigError
 from appliance.limits import LINK_BURST_FRAMES
-from appliance.machine import parse_size
+from appliance.machine import StartError, parse_size
 from appliance.netstack.driver import FaultyDriver, StackDriver
 from appliance.netstack.link.fault import FaultLink, parse_fault
+from appliance.netstack.wire.arp import announcement
+from appliance.netstack.wire.ethernet import BROADCAST, TYPE_ARP, EthernetHeader
 from appliance.trace import Counters
 from tests.sim.clock import VirtualClock
 from tests.sim.pipe import PipeEnd, pipe
+from tests.sim.ticket_filesystem import TicketFileSystem
+from tests.unit.test_machine_durability import PipedMachine
 
 
 class RecordingStack:
@@ -90,3 +94,19 @@ def test_frames_that_are_held_up_have_deadlines_beside_those_of_the_stack() -> N
     wire.expire(20 * MILLISECOND)
     assert stack.expired == [20 * MILLISECOND]
     assert wire.wait(0) and wire.read() == bytes(60)
+
+
+def test_an_address_that_another_host_has_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left behind."""
+    monkeypatch.setattr("appliance.machine.ARP_START_WAITS", 20 * SECOND)  # until it is told
+    filesystem = TicketFileSystem(2, SystemClock())
+    machine = PipedMachine(filesystem)
+    rival, address = b"\2\0\0\0\0\x66", bytes([10, 0, 0, 5])
+    header = EthernetHeader(BROADCAST, rival, TYPE_ARP).emit()
+    assert machine.theirs.send((header, announcement(rival, address).emit()))
+    with pytest.raises(StartError) as caught:
+        machine.start()
+    assert str(caught.value) == "10.0.0.5 is in use already on this link, by 02:00:00:00:00:66"
+    assert "choose another --ip" in caught.value.hint
+    assert filesystem.closed
+    assert not machine.theirs.send((bytes(60),)), "the link is closed"

@@ -153,10 +153,6 @@ class Internet:
         """The MAC address of another station that uses this address of ours, as text."""
         return self._families[len(address)].rival(address)
 
-    def is_probing(self, address: bytes) -> bool:
-        """True: nobody knows yet whether another station uses this address of ours."""
-        return self._families[len(address)].is_probing(address)
-
     def _speak_ipv6(self, given: tuple[HostAddress, ...]) -> None:
         """From now on; with a link-local address of our own, unless one is given."""
         if self.speaks_ipv6:

@@ -282,6 +282,23 @@ def test_a_configured_address_that_is_taken_is_not_announced_over() -> None:
     assert host.stack.ip.rival(bytes([10, 0, 0, 5])) == RIVAL_AT
 
 
+def test_a_rival_that_shouts_while_we_probe_is_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It neither fills the log nor ends us: the address is announced when the probes are over."""
+    clock = VirtualClock()
+    wire = Wire(clock, vnet_headers=(False, False))
+    script = Script(wire.a)
+    host = Host(wire.b, clock, OURS)
+    for _ in range(50):
+        script.send(announced(US))
+    clock.run(MILLISECOND)
+    assert host.counters["arp.conflict"] == 50
+    assert caplog.text.count("event=arp-conflict") == 1
+    clock.run(CLAIMED)
+    assert (US, US) in said(script.take())
+
+
 @pytest.mark.parametrize("address", [US, PEER])
 def test_our_own_packets_and_those_of_neighbours_are_no_conflict(address: str) -> None:
     station = Station()
@@ -311,15 +328,6 @@ def test_the_second_appliance_finds_it_out() -> None:
     clock.run(MILLISECOND)
     rival = host.stack.ip.rival(bytes([10, 0, 0, 5]))
     assert rival is not None and "our own MAC" in rival
-
-
-def test_a_host_knows_whether_it_still_probes() -> None:
-    clock = VirtualClock()
-    wire = Wire(clock, vnet_headers=(False, False))
-    host = Host(wire.b, clock, OURS)
-    assert host.stack.ip.is_probing(bytes([10, 0, 0, 5]))
-    clock.run(CLAIMED)
-    assert not host.stack.ip.is_probing(bytes([10, 0, 0, 5]))
 
 
 def test_our_own_frames_that_come_back_are_no_conflict() -> None:

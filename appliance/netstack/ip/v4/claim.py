@@ -4,8 +4,8 @@ There are two kinds of addresses, and what section 2 of the RFC leaves to a host
 
     configured  The user has given it. It is used from the first instant, beside the probes: this
                 host is started for one test, and mounted in the same breath. A conflict is told,
-                and whoever has started us ends us if it is found by a probe. Later the address is
-                defended and never given up (section 2.4 (c)): mounts hang on it.
+                and whoever has just started us may end us. Later the address is defended and
+                never given up (section 2.4 (c)): mounts hang on it.
     lent        Somebody else, the claimant (a DHCP client), has it from somewhere, and can get
                 another. It is not used before it has been probed for (section 2.1). Later it is
                 defended once; when that does not help it is given up (section 2.4 (b)).
@@ -127,10 +127,12 @@ class Claim:
         if self.stage is Stage.LOST or not self._is_conflict(packet):
             return
         self._counters["arp.conflict"] += 1
-        self.rival = ethernet.mac_text(packet.sender_mac)
+        rival = ethernet.mac_text(packet.sender_mac)
         if self.stage is Stage.PROBING:
-            self._taken_already(now)
-        elif self._defended is None or now - self._defended >= ARP_DEFEND_AFTER:
+            self._taken_already(rival, now)
+            return
+        self.rival = rival
+        if self._defended is None or now - self._defended >= ARP_DEFEND_AFTER:
             self._defend(now)
         elif self._claimant is not None:
             self._give_up(now)
@@ -144,8 +146,8 @@ class Claim:
         """
         if self.stage is Stage.PROBING and packet.sender_address == self._address:
             self._counters["arp.conflict"] += 1
-            self.rival = f"{ethernet.mac_text(packet.sender_mac)}, which is our own MAC address"
-            self._taken_already(now)
+            rival = f"{ethernet.mac_text(packet.sender_mac)}, which is our own MAC address"
+            self._taken_already(rival, now)
         elif self.stage is not Stage.PROBING and self._is_probe(packet):
             self._counters["arp.conflict"] += 1
             if self._defended is None or now - self._defended >= ARP_DEFEND_AFTER:
@@ -166,12 +168,13 @@ class Claim:
             and packet.target_address == self._address
         )
 
-    def _taken_already(self, now: Instant) -> None:
-        """Somebody was here before us. A configured address goes on, and says nothing yet: the
-        announcement that follows would draw our rival's packets to us."""
+    def _taken_already(self, rival: str, now: Instant) -> None:
+        """Somebody was here before us. A configured address goes on, and says nothing yet: an
+        announcement would draw our rival's packets to us."""
+        is_news, self.rival = self.rival is None, rival
         if self._claimant is not None:
             self._give_up(now)
-        else:
+        elif is_news:
             self._tell()
 
     def _defend(self, now: Instant) -> None:

@@ -12,7 +12,7 @@ from appliance.netstack.ip.datagram import Datagram
 from appliance.netstack.ip.icmp_error import IcmpError
 from appliance.netstack.ip.path import DatagramPath, PathTo
 from appliance.netstack.ip.v4.arp import Arp
-from appliance.netstack.ip.v4.claim import Claim, Stage
+from appliance.netstack.ip.v4.claim import Claim
 from appliance.netstack.ip.v4.fragments import Ipv4Reassembly
 from appliance.netstack.ip.v4.icmp import Icmp
 from appliance.netstack.ip.v4.path import Ipv4Path
@@ -85,10 +85,6 @@ class Ipv4:
     def rival(self, address: bytes) -> str | None:
         """The MAC address of another station that uses this address of ours."""
         return self._claims[address].rival
-
-    def is_probing(self, address: bytes) -> bool:
-        """True: nobody knows yet whether another station uses this address of ours."""
-        return self._claims[address].stage is Stage.PROBING
 
     def address_removed(self, address: bytes) -> None:
         """An address is not ours any more."""

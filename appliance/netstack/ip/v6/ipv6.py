@@ -90,11 +90,6 @@ class Ipv6:
         self.groups.tell(now)
         self._claims[address].start(now)
 
-    def is_probing(self, address: bytes) -> bool:
-        """True: nobody knows yet whether another station uses this address of ours."""
-        claim = self._claims[address]
-        return claim.is_tentative and claim.rival is None
-
     def ask_for_routers(self, link_local: bytes, now: Instant) -> None:
         """Now that we have a link-local address, to be answered at."""
         if self._heeds_routers:
