@@ -185,7 +185,12 @@ def nd_frame(wire: Wire, _port: int) -> bytes:
             target = bytes.fromhex("fd000000000000000000000000000005")
             message = bytes((135, 0, 0, 0)) + bytes(4) + target + b"\x01" + link_layer
         case 1:
-            message = bytes((136, 0, 0, 0, 0x60, 0, 0, 0)) + ours + b"\x02" + link_layer
+            message = (
+                bytes((136, 0, 0, 0, chance.choice((0x20, 0x60)), 0, 0, 0))
+                + ours
+                + b"\x02"
+                + link_layer
+            )
         case _:
             prefix = bytes((3, 4, 64, 0xC0)) + struct.pack("!III", 600, 600, 0)
             prefix += b"\xfd" + chance.randbytes(7) + bytes(8)
