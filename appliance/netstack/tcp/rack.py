@@ -72,10 +72,10 @@ class Rack:
         """That was all of one acknowledgement."""
         self._fack = self._fack_next
 
-    def duplicated(self, c: Connection) -> None:
+    def duplicated(self, c: Connection, ack: int) -> None:
         """(6.2 step 4) A D-SACK: something was sent again too soon. Once in a round trip, wait for
         longer."""
-        if self._dsack_round is None or c.snd.una >= self._dsack_round:
+        if self._dsack_round is None or ack >= self._dsack_round:
             self._dsack_round = c.snd.nxt
             self._multiplier += 1
         self._lasts = MULTIPLIER_LASTS

@@ -91,7 +91,7 @@ class SackRecovery:
         self._echo = seg.timestamp[1] if c.stamps and seg.timestamp is not None else 0
         duplicate, blocks = blocks_of(c, seg)
         if duplicate is not None:
-            self._duplicated(c, *duplicate)
+            self._duplicated(c, seg.ack, *duplicate)
         self._sent_since(c)
         for left, right in blocks:
             for gap in snd.sacked.gaps(left, right):
@@ -101,13 +101,13 @@ class SackRecovery:
                 self._arrived(c, *gap, now)
                 snd.sack(*gap)
 
-    def _duplicated(self, c: Connection, left: int, right: int) -> None:
-        """A D-SACK (RFC 2883)."""
+    def _duplicated(self, c: Connection, ack: int, left: int, right: int) -> None:
+        """A D-SACK (RFC 2883), with an acknowledgement up to `ack`."""
         self._dsacked = True
         c.counters["tcp.dsacks_received"] += 1
         if self._probe_end is not None and self._probe_again and right == self._probe_end:
             return  # a probe was not needed: that says nothing about the order of packets
-        self.rack.duplicated(c)
+        self.rack.duplicated(c, ack)
         if self.undo.duplicated(right - left):
             self._take_back(c)
 
@@ -129,7 +129,7 @@ class SackRecovery:
             if snd.una >= self.recover:
                 self._recovered(c)
         else:
-            if snd.una < self.recover:
+            if snd.una - acked < self.recover:
                 # A timeout is being mended: what had arrived long before does not count again.
                 acked = min(acked, self._delivered)
             c.congestion.acknowledged(acked, flight, now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from appliance.clock import MILLISECOND
 from appliance.limits import TCP_PROBE_TIMEOUT_MIN
+from appliance.netstack.tcp.sack_recovery import SackRecovery
 from appliance.netstack.wire.tcp import ACK, FIN, PSH
 from tests.transcripts.tcp_wire import Wire
 
@@ -68,18 +69,44 @@ def test_once_something_came_late_three_are_not_enough(wire: Wire) -> None:
     wire.after(RTT // 4).ours(ACK, seq=at(0), size=MSS)
 
 
+def test_a_needless_retransmission_makes_us_wait_for_longer(wire: Wire) -> None:
+    """RFC 8985 section 6.2 step 4: for each round trip with a D-SACK a quarter more; after sixteen
+    recoveries it is as before."""
+    sent(wire, 5)
+    recovery = wire.user.recovery
+    assert isinstance(recovery, SackRecovery)
+    rack = recovery.rack
+    rack.reordered = True
+    assert rack.window(wire.user, recovering=True) == rack_quarter(wire) == RTT // 4
+    wire.after(RTT).peer(ACK, seq=1, ack=at(2), sack=[run(0, 0)])
+    wire.peer(ACK, seq=1, ack=at(2), sack=[run(1, 1)])  # the same round trip
+    assert rack.window(wire.user, recovering=True) == 2 * rack_quarter(wire)
+    wire.peer(ACK, seq=1, ack=at(5), sack=[run(2, 2)])
+    assert rack.window(wire.user, recovering=True) == 3 * rack_quarter(wire)
+    for _ in range(16):
+        rack.recovered()
+    assert rack.window(wire.user, recovering=True) == rack_quarter(wire)
+
+
+def rack_quarter(wire: Wire) -> int:
+    """A quarter of the shortest round trip."""
+    return wire.user.round_trip.least // 4
+
+
 def test_a_lost_retransmission_needs_no_timeout(wire: Wire) -> None:
     """RFC 8985 section 3.1: what was sent after it has arrived, so it is lost again."""
     sent(wire, 10)
     wire.user.send([bytes(5 * MSS)])
     wire.ignore()
     wire.after(RTT).peer(ACK, seq=1, ack=at(0), sack=[run(1, 9)])
+    threshold = wire.user.congestion.threshold
     wire.ours(ACK, seq=at(0), size=MSS)  # lost, too
     wire.ours(ACK, seq=at(10), size=MSS)
     wire.ignore()
     wire.after(RTT).peer(ACK, seq=1, ack=at(0), sack=[run(1, 10)])
     wire.after(RTT // 4).ours(ACK, seq=at(0), size=MSS)
     assert wire.counters["tcp.retransmission_timeouts"] == 0
+    assert wire.user.congestion.threshold < threshold, "RFC 5681 section 4.3"
     wire.ignore()
 
 
@@ -173,7 +200,11 @@ def test_a_probe_that_was_not_needed_lowers_nothing(wire: Wire) -> None:
     wire.ignore()
     wire.after(RTT).peer(ACK, seq=1, ack=at(12))
     assert wire.user.congestion.window >= window
-    assert not wire.user.recovery.active
+    recovery = wire.user.recovery
+    assert isinstance(recovery, SackRecovery)
+    assert not recovery.active
+    recovery.rack.reordered = True  # and it says nothing about the order of packets
+    assert recovery.rack.window(wire.user, recovering=True) == rack_quarter(wire)
 
 
 def test_a_lost_fin_is_probed_with_the_text_before_it(wire: Wire) -> None:

@@ -67,6 +67,15 @@ def test_the_most_recent_block_comes_first(wire: Wire) -> None:
     wire.ours(ACK, ack=1, sack=[(10, 25), (50, 55), (40, 45), (30, 35)])
 
 
+def test_a_block_that_grows_does_not_displace_the_others(wire: Wire) -> None:
+    """RFC 2018 section 4: what was told of before is repeated, however often another one grew."""
+    wire.established(sacks=True)
+    wire.peer(PSH | ACK, seq=10, ack=1, text=b"a").ignore()
+    for seq in range(30, 60):
+        wire.peer(PSH | ACK, seq=seq, ack=1, text=b"b")
+        wire.ours(ACK, ack=1, sack=[(30, seq + 1), (10, 11)])
+
+
 def test_three_blocks_beside_a_timestamp(wire: Wire) -> None:
     """RFC 2018 section 3: 40 bytes of options hold no more."""
     wire.established(sacks=True, stamp=1)
@@ -301,3 +310,31 @@ def test_recovery_lowers_the_window_once(wire: Wire) -> None:
     wire.peer(ACK, seq=1, ack=recover).ignore()
     assert not wire.user.recovery.active
     assert wire.user.congestion.window == 5 * MSS
+
+
+def test_recovery_sends_in_proportion(wire: Wire) -> None:
+    """RFC 6937 section 3: half of what is delivered is sent from the first acknowledgement on, and
+    not nothing until half of the flight has gone."""
+    wire.established(sacks=True, rtt=20 * MILLISECOND)
+    wire.user.send([bytes(30 * MSS)])
+    wire.ignore()
+    wire.after(20 * MILLISECOND)
+    for last in (3, 4, 5):
+        wire.peer(ACK, seq=1, ack=at(0), sack=[run(1, last)])
+    wire.ours(ACK, seq=at(0), size=MSS)
+    wire.ours(ACK, seq=at(10), size=MSS)  # half of the 5, of 10, that have arrived
+    wire.quiet()
+    wire.peer(ACK, seq=1, ack=at(0), sack=[run(1, 7)])
+    wire.ours(ACK, seq=at(11), size=MSS)
+    wire.quiet()
+
+
+def test_after_a_timeout_what_had_arrived_before_does_not_count_again(wire: Wire) -> None:
+    """RFC 3465 section 2.3: one segment was delivered now, and the window grows by one."""
+    wire.established(sacks=True, rtt=20 * MILLISECOND)
+    send_segments(wire, 8)
+    wire.after(20 * MILLISECOND).peer(ACK, seq=1, ack=at(0), sack=[run(2, 7)])
+    wire.after(500 * MILLISECOND).ignore()
+    assert wire.counters["tcp.retransmission_timeouts"] >= 1
+    wire.peer(ACK, seq=1, ack=at(8))
+    assert wire.user.congestion.window <= 3 * MSS

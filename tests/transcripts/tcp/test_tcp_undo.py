@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from appliance.clock import MILLISECOND
+from appliance.netstack.tcp.sequence import MASK
+from appliance.netstack.tcp.undo import Undo
 from appliance.netstack.wire.tcp import ACK, PSH
 from tests.transcripts.tcp_wire import Wire
 
@@ -91,6 +93,18 @@ def test_only_the_answer_to_the_retransmission_counts(wire: Wire) -> None:
     wire.peer(ACK, seq=1, ack=at(7), sack=[run(8, 9)], stamp=(2, echo)).ignore()
     assert wire.user.congestion.threshold == first
     assert wire.counters["tcp.spurious_retransmissions"] == 0
+
+
+def test_a_hole_further_on_is_not_answered_by_what_is_before_it(wire: Wire) -> None:
+    """RFC 3522 section 3.2: the acknowledgement has to be of what was sent again."""
+    wire.established(stamp=1)
+    c, undo = wire.user, Undo()
+    before = (wire.now // MILLISECOND + c.stamp_base & MASK) - 5 & MASK
+    undo.begin()
+    undo.resent(c, 1000, 10, wire.now)
+    assert not undo.original_arrived(1000, before)
+    assert undo.original_arrived(1010, before)
+    assert not undo.original_arrived(1020, before), "only the first"
 
 
 def test_duplicates_of_everything_take_it_back(wire: Wire) -> None:
