@@ -35,8 +35,9 @@ RECOVERED: Final = 0.5
 """Of the throughput before. The machine may do other things by then, so it is looked at again and
 again, but not for ever."""
 RECOVERY_SECONDS: Final = 20
-GROWS_MAX: Final = 12 << 20
-"""Bytes. The tables have their size by then; a leak of a hundred bytes a frame would be more."""
+GROWS_MAX: Final = (12 if LONG else 32) << 20
+"""Bytes. After a long flood the tables have their size, and a leak of a hundred bytes a frame would
+be more; after a short one, replies that nobody reads may still be piling up to their limit."""
 CONNECTIONS_GROW_MAX: Final = 48 << 20
 """With connections that nobody ends: the table of 4096 may be filling yet, with some 10 KB each."""
 
