@@ -31,6 +31,7 @@ def host_config(interface: InterfaceConfig) -> HostConfig:
         tuple(HostAddress(a.ip.packed, a.network.prefixlen) for a in interface.addresses),
         tuple(default_route(gateway.packed) for gateway in interface.gateways),
         interface.mtu,
+        interface.ttl,
         autoconfigure=interface.slaac,
     )
 

@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING
 
 from appliance import trace
 from appliance.fsimage.durability import Durability
-from appliance.ifconf import HOSTNAME_DEFAULT, MTU_DEFAULT, ConfigError, interface_config
+from appliance.ifconf import (
+    HOSTNAME_DEFAULT,
+    MTU_DEFAULT,
+    TTL_DEFAULT,
+    ConfigError,
+    interface_config,
+)
 from appliance.machine import (
     Machine,
     MachineError,
@@ -168,6 +174,13 @@ def add_network(network: argparse._ArgumentGroup) -> None:
         "--hostname", metavar="NAME", default=HOSTNAME_DEFAULT, help="told to a DHCP server"
     )
     network.add_argument("--mtu", metavar="N", type=int, default=MTU_DEFAULT, help="(1500)")
+    network.add_argument(
+        "--ttl",
+        metavar="N",
+        type=int,
+        default=TTL_DEFAULT,
+        help="routers that a packet passes (64)",
+    )
     host = network.add_mutually_exclusive_group()
     host.add_argument(
         "--host-ip",
@@ -342,6 +355,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
             host_ip=options.host_ip,
             no_host_ip=options.no_host_ip or options.tap_fd is not None,
             hostname=options.hostname,
+            ttl=options.ttl,
             machine=this_machine() if options.mac is None else "",
         ),
         tap_fd=options.tap_fd,

@@ -27,6 +27,8 @@ MTU_DEFAULT = 1500
 MTU_MIN = 576  # every IPv4 host accepts datagrams of this size (RFC 1122 section 3.3.2)
 MTU_MIN_IPV6 = 1280  # RFC 8200 section 5
 MTU_MAX = 65521  # the largest that a TAP takes: 65535 less the Ethernet header
+TTL_DEFAULT = 64  # RFC 1700
+TTL_MAX = 255
 HOSTNAME_DEFAULT = "rumpnfsd"
 DHCP = "dhcp"
 SLAAC = "slaac"
@@ -60,6 +62,8 @@ class InterfaceConfig:
     """So have IPv6 routers."""
     hostname: str = HOSTNAME_DEFAULT
     """What a DHCP server is told that we are called; empty: nothing."""
+    ttl: int = TTL_DEFAULT
+    """How many routers a packet may pass."""
 
 
 def interface_config(
@@ -72,6 +76,7 @@ def interface_config(
     host_ip: str | Sequence[str] | None = None,
     no_host_ip: bool = False,
     hostname: str = HOSTNAME_DEFAULT,
+    ttl: int = TTL_DEFAULT,
     machine: str = "",
 ) -> InterfaceConfig:
     """Everything about the interface, from the words of the command line. ConfigError.
@@ -86,6 +91,8 @@ def interface_config(
     if len({address.ip for address in addresses}) + dhcp + slaac < len(words):
         raise ConfigError("the same --ip is there twice")
     check_mtu(mtu, ipv6=slaac or any(address.version == 6 for address in addresses))
+    if not 0 < ttl <= TTL_MAX:
+        raise ConfigError(f"--ttl {ttl} is out of range", f"1 to {TTL_MAX}")
     hosts = () if no_host_ip else host_addresses(words_of(host_ip), addresses)
     if mac:
         station = parse_mac(mac)
@@ -103,6 +110,7 @@ def interface_config(
         dhcp=dhcp,
         slaac=slaac,
         hostname=parse_hostname(hostname),
+        ttl=ttl,
     )
 
 

@@ -86,6 +86,13 @@ def test_there_may_be_several_addresses_of_both_families() -> None:
     assert made.mac == interface_config(ip="10.0.0.5").mac
 
 
+@pytest.mark.parametrize("ttl", [0, 256, -1])
+def test_a_time_to_live_has_eight_bits_and_lives(ttl: int) -> None:
+    assert interface_config(ip="10.0.0.5", ttl=255).ttl == 255
+    with pytest.raises(ConfigError, match="out of range"):
+        interface_config(ip="10.0.0.5", ttl=ttl)
+
+
 def test_slaac_and_dhcp_may_stand_beside_addresses() -> None:
     made = interface_config(ip=["dhcp", "slaac", "fd00::5"], gateway="fe80::1", machine="here")
     assert (made.dhcp, made.slaac) == (True, True)

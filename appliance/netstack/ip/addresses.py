@@ -14,6 +14,7 @@ from enum import Enum
 from appliance.limits import ADDRESSES_MAX
 from appliance.netstack.ip.routes import Route, default_route
 from appliance.netstack.wire.address import IPV4_BYTES, address_text, same_bits
+from appliance.netstack.wire.ipv4 import TTL_DEFAULT
 
 _IPV4_LINK_LOCAL = b"\xa9\xfe"
 _IPV6_LINK_LOCAL = 0xFE80 >> 6
@@ -58,11 +59,15 @@ class HostConfig:
     routes: tuple[Route, ...] = ()
     """Beside the networks that the addresses are in."""
     mtu: int = 1500
+    ttl: int = TTL_DEFAULT
+    """How many routers a packet of ours may pass: time to live, hop limit. (IPv6 routers may say
+    another.)"""
     autoconfigure: bool = False
     """Make IPv6 addresses of what routers advertise, and use them as routers (RFC 4862)."""
 
     def __post_init__(self) -> None:
         assert len(self.mac) == 6 and not self.mac[0] & 1
+        assert 0 < self.ttl < 256
 
     @classmethod
     def single(

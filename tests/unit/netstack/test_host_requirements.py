@@ -7,11 +7,12 @@ from random import Random
 from typing import Any
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.l2 import ARP, Ether
 
 from appliance.clock import SECOND
 from appliance.limits import ARP_LOCKED_FOR, NEIGHBOURS_MAX, NEIGHBOURS_RESOLVING_MAX
+from appliance.netstack.ip.addresses import HostAddress
 from appliance.netstack.stack import HostConfig
 from tests.sim.station import OUR_MAC, PEER_MAC, Station
 
@@ -58,6 +59,29 @@ def test_what_we_send_lives_long_enough() -> None:
     for packet in (from_peer() / ICMP(), from_peer() / UDP(dport=9), from_peer() / TCP(dport=9)):
         answer = answer_to(station, packet)
         assert answer is not None and answer[IP].ttl == 64
+
+
+@pytest.mark.parametrize("vnet", [False, True])
+def test_the_time_to_live_is_what_was_configured(vnet: bool) -> None:
+    """Section 3.2.1.7, and RFC 9293 MUST-49. Of fragments, and of a connection's segments, too."""
+    config = HostConfig(OUR_MAC, (HostAddress(bytes([10, 0, 0, 5]), 24),), ttl=7)
+    station = Station(config=config, vnet=vnet)
+    station.exchange(arp(1, PEER, US))
+    station.stack.tcp.listen(80, lambda _: None)
+    for packet in (
+        from_peer() / ICMP() / bytes(3000),
+        from_peer() / UDP(dport=9),
+        from_peer() / TCP(dport=9),
+        from_peer() / TCP(dport=80),
+    ):
+        pieces = [frame(piece) for piece in fragment(packet)]  # type: ignore[no-untyped-call]
+        answers = [Ether(answer) for answer in station.exchange(*pieces)]
+        assert answers
+        for answer in answers:
+            assert answer[IP].ttl == 7
+            right = IP(bytes(answer[IP]))
+            del right.chksum
+            assert IP(bytes(right)).chksum == answer[IP].chksum
 
 
 @pytest.mark.parametrize("version", [0, 5, 6, 15])

@@ -40,6 +40,7 @@ class Ipv4:
         link: Link,
         mac: bytes,
         mtu: int,
+        ttl: int,
         addresses: Addresses,
         path_to: PathTo[DatagramPath],
         deliver: Callable[[Datagram, Instant], None],
@@ -50,6 +51,7 @@ class Ipv4:
         counters: Counters,
     ) -> None:
         self.mtu = mtu
+        self._ttl = ttl
         self._link = link
         self._mac = mac
         self._addresses = addresses
@@ -97,7 +99,14 @@ class Ipv4:
         """A path that leads nowhere yet."""
         identification = self._random.getrandbits(16)
         return Ipv4Path(
-            self._link, self._mac, source, destination, mtu, identification, self._counters
+            self._link,
+            self._mac,
+            source,
+            destination,
+            mtu,
+            self._ttl,
+            identification,
+            self._counters,
         )
 
     def is_host(self, destination: bytes) -> bool:

@@ -32,9 +32,6 @@ from appliance.netstack.wire.ipv4 import FRAGMENT_UNIT, PROTOCOL_TCP, PROTOCOL_U
 from appliance.netstack.wire.tcp import CWR, FLAGS_AT
 from appliance.trace import Counters
 
-_IP_AFTER_LENGTH: Final = b"\x00\x00\x40\x00" + bytes((ipv4.TTL_DEFAULT, PROTOCOL_TCP))
-"""Identification, DF, time to live, protocol: what stands between the length and the checksum."""
-
 _SERVICE_TO_CHECKSUM: Final = Struct("!BH6sH").pack_into
 _IP_SERVICE_AT: Final = 1
 
@@ -42,7 +39,7 @@ _IP_SERVICE_AT: Final = 1
 class Ipv4Path(LinkPath):
     """From one of our addresses to one destination (path.py says what the attributes mean)."""
 
-    __slots__ = ("_fixed_sum", "_identification")
+    __slots__ = ("_after_length", "_fixed_sum", "_identification", "_ttl")
 
     mtu_min = PATH_MTU_MIN
 
@@ -53,6 +50,7 @@ class Ipv4Path(LinkPath):
         source: bytes,
         destination: bytes,
         mtu: int,
+        ttl: int,
         identification: int,
         counters: Counters,
     ) -> None:
@@ -63,8 +61,11 @@ class Ipv4Path(LinkPath):
                 ipv4.PACKET_BYTES_MAX - ipv4.HEADER_BYTES - TCP_HEADER_BYTES_MAX
             )
         self._identification = identification
-        header = Ipv4Header(source, destination, PROTOCOL_TCP, 0, dont_fragment=True)
+        self._ttl = ttl
+        header = Ipv4Header(source, destination, PROTOCOL_TCP, 0, dont_fragment=True, ttl=ttl)
         packet = header.emit()
+        self._after_length = packet[4:10]
+        """Identification, DF, time to live, protocol: what is between length and checksum."""
         self._fixed_sum = word_sum(packet[:10] + packet[12:])
         self._make_templates(our_mac, ethernet.TYPE_IPV4, packet)
 
@@ -105,7 +106,7 @@ class Ipv4Path(LinkPath):
             self._ip_at + _IP_SERVICE_AT,
             traffic_class,
             total_bytes,
-            _IP_AFTER_LENGTH,
+            self._after_length,
             -(self._fixed_sum + total_bytes + traffic_class)
             % 0xFFFF,  # checksum.py: why a remainder
         )
@@ -158,6 +159,7 @@ class Ipv4Path(LinkPath):
             protocol,
             ipv4.HEADER_BYTES + payload_bytes,
             self._next_identification(),
+            ttl=self._ttl,
         )
         return self._send_packet(header.emit(), payload, offload)
 
@@ -175,6 +177,7 @@ class Ipv4Path(LinkPath):
                 identification,
                 more_fragments=offset + piece_bytes < payload_bytes,
                 offset=offset,
+                ttl=self._ttl,
             )
             if not self._send_packet(header.emit(), piece, None):
                 return False  # without one fragment the others are of no use

@@ -43,6 +43,7 @@ class Ipv6:
         link: Link,
         mac: bytes,
         mtu: int,
+        hop_limit: int,
         addresses: Addresses,
         host: Host,
         path_to: PathTo[DatagramPath],
@@ -70,7 +71,9 @@ class Ipv6:
         )
         self.groups = Groups(addresses, self._on_link, timers, random, counters)
         self.icmp = Icmpv6(addresses, path_to, error_arrives, counters)
-        self._routers = Routers(host, self.neighbours, self._on_link, timers, random, counters)
+        self._routers = Routers(
+            host, self.neighbours, self._on_link, hop_limit, timers, random, counters
+        )
         self._reassembly = Ipv6Reassembly(timers, counters, self.icmp.reassembly_timed_out)
         self._claims: dict[bytes, Claim6] = {}
 

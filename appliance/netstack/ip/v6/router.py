@@ -87,6 +87,7 @@ class Routers:
         host: Host,
         neighbours: Discovery,
         on_link: OnLink,
+        hop_limit: int,
         timers: Timers,
         random: Random,
         counters: Counters,
@@ -103,7 +104,7 @@ class Routers:
         self._solicit_timer = timers.timer(self._solicit)
         self._solicitations = 0
         self._source = ipv6.UNSPECIFIED
-        self.hop_limit = ipv6.HOP_LIMIT_DEFAULT
+        self.hop_limit = hop_limit
         """Of packets on paths that are made from now on."""
 
     # --- questions --------------------------------------------------------------------
