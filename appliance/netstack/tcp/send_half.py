@@ -72,7 +72,7 @@ class SendHalf:
     @property
     def unacknowledged_text(self) -> int:
         """Bytes of text that the user has sent and the peer has not acknowledged."""
-        return self.end - max(self.una, self.iss + 1)
+        return self.end - min(max(self.una, self.iss + 1), self.end)  # una: behind FIN, perhaps
 
     @property
     def fin_is_acknowledged(self) -> bool:

@@ -107,3 +107,4 @@ def test_the_fin_is_behind_the_text() -> None:
     assert not snd.fin_is_acknowledged
     snd.una = 5
     assert snd.fin_is_acknowledged
+    assert snd.unacknowledged_text == 0, "and not one less"
