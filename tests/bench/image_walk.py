@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from appliance import limits
+from appliance import image_limits
 from appliance.fsimage.image import open_image
 from appliance.limits import KiB
 from appliance.vfs.interface import Attributes, FileType, Node
@@ -75,7 +75,7 @@ CACHES: Final = (
 
 def main(image: str, part: int = 1) -> None:
     for name in CACHES:
-        setattr(limits, name, getattr(limits, name) // part)
+        setattr(image_limits, name, getattr(image_limits, name) // part)
     filesystem = open_image(image, read_only=False)
     filesystem.root().attributes()
     before = memory_bytes()

@@ -16,6 +16,7 @@ from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4.inode import Inode
 from appliance.fsimage.ext4.layout import ext4_extent_header, ext4_inode
 from appliance.fsimage.ext4.operation import Operation
+from appliance.fsimage.ext4.superblock import Superblock
 from appliance.fsimage.ext4.volume import Volume
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.interface import FileType, NewNode, SetAttributes, SetTime
@@ -37,7 +38,6 @@ _NO_EXTENTS: Final = struct.pack("<HHHHI", layout.EXTENT_MAGIC, 0, _ROOTS_IN_I_B
     _I_BLOCK_BYTES, b"\0"
 )
 _chance: Final = Random(secrets.randbits(256))
-_BLANK: Final = ext4_inode.decode(bytes(ext4_inode.SIZE))
 
 _HAS_BLOCKS: Final = (FileType.REGULAR, FileType.DIRECTORY)
 
@@ -83,24 +83,30 @@ def _create(directory: Ext4Node, name: bytes, new: NewNode, operation: Operation
     return inode
 
 
+def blank_inode(superblock: Superblock) -> tuple[ext4_inode, bytes]:
+    """What all new files and directories begin with, and what stands behind it."""
+    blank = ext4_inode.decode(bytes(ext4_inode.SIZE))
+    room = superblock.inode_bytes - layout.GOOD_OLD_INODE_SIZE
+    blank.i_extra_isize = min(_EXTRA_ISIZE, room)
+    blank.i_links_count = 1
+    if superblock.disk.s_feature_incompat & layout.INCOMPAT_EXTENTS:
+        blank.i_flags, blank.i_block = layout.EXTENTS_FL, _NO_EXTENTS
+    return blank, bytes(room - blank.i_extra_isize)
+
+
 def _new_inode(filesystem: Ext4, operation: Operation, number: int, new: NewNode) -> Inode:
-    volume = filesystem.volume
-    superblock = volume.superblock
-    has_extents = superblock.disk.s_feature_incompat & layout.INCOMPAT_EXTENTS
-    extra = min(_EXTRA_ISIZE, superblock.inode_bytes - layout.GOOD_OLD_INODE_SIZE)
-    disk = _BLANK.copy()
+    blank, body = filesystem.blank_inode
+    disk = blank.copy()
     disk.i_mode = new.type << 12 | new.mode
-    disk.i_uid, disk.i_uid_high = new.uid & _MASK16, new.uid >> 16 & _MASK16
-    disk.i_gid, disk.i_gid_high = new.gid & _MASK16, new.gid >> 16 & _MASK16
-    disk.i_links_count = 1
-    disk.i_extra_isize = extra
-    if has_extents and new.type in _HAS_BLOCKS:
-        disk.i_flags, disk.i_block = layout.EXTENTS_FL, _NO_EXTENTS
-    elif new.type in (FileType.CHARACTER_DEVICE, FileType.BLOCK_DEVICE):
-        disk.i_block = inodes.encoded_rdev(*new.rdev)
-    body = bytes(max(0, superblock.inode_bytes - layout.GOOD_OLD_INODE_SIZE - extra))
+    if new.uid or new.gid:
+        disk.i_uid, disk.i_uid_high = new.uid & _MASK16, new.uid >> 16 & _MASK16
+        disk.i_gid, disk.i_gid_high = new.gid & _MASK16, new.gid >> 16 & _MASK16
+    if new.type not in _HAS_BLOCKS:
+        disk.i_flags, disk.i_block = 0, bytes(_I_BLOCK_BYTES)
+        if new.type in (FileType.CHARACTER_DEVICE, FileType.BLOCK_DEVICE):
+            disk.i_block = inodes.encoded_rdev(*new.rdev)
     inode = operation.new_inode(number, disk, body)
-    disk.i_generation = _new_generation(volume, inode)
+    disk.i_generation = _new_generation(operation.volume, inode)
     inodes.begin(inode, operation.now_ns)
     return inode
 

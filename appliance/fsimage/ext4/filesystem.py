@@ -20,8 +20,8 @@ from appliance.clock import Clock, SystemClock
 from appliance.fsimage.device import BlockDevice, snapshots_of
 from appliance.fsimage.durability import Durability
 from appliance.fsimage.errors import ImageError
+from appliance.fsimage.ext4 import changes, layout, opening, removal
 from appliance.fsimage.ext4 import inode as inodes
-from appliance.fsimage.ext4 import layout, opening, removal
 from appliance.fsimage.ext4.allocator import Allocator
 from appliance.fsimage.ext4.cache import Cache, Living
 from appliance.fsimage.ext4.directory import Directories
@@ -110,6 +110,7 @@ class Ext4(FileSystem, Snapshots):
         self.directories = Directories(volume, self.maps)
         self.orphans = Orphans(volume)
         self.names = Cache(image_limits.NAME_CACHE_MAX)
+        self.blank_inode = changes.blank_inode(volume.superblock)
         self._nodes: Cache[int, Ext4Node] = Cache(image_limits.NODE_CACHE_MAX)
 
     # Nodes.

@@ -185,9 +185,8 @@ class Operation:
             tables.add(place(index)[0])
         for inode in self._inodes.values():
             tables.add(inode.place[0])
-        for number in tables:
-            if number not in self.volume.unfinished.tables:
-                self.volume.block(number)  # so that it is known: to publish must not fail
+        for number in tables.difference(self.volume.unfinished.tables):
+            self.volume.block(number)  # so that it is known: to publish must not fail
         changed = self._changed
         for number, seal in self._seals.items():
             seal(changed[number])
