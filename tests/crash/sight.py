@@ -139,18 +139,25 @@ class Judge:
         self._flat: Final[dict[tuple[int, Eyes], dict[bytes, object]]] = {}
 
     def problem(self, sight: Sight, window: Window, eyes: Eyes) -> str:
-        """Why this cannot be what a crash left, in words; "" if it can."""
+        """Why this cannot be what a crash left, in words; "" if it can. To eyes that see whole
+        seconds only, several versions may look alike: it may be any of them."""
         found = {path: _signature_of_seen(seen, eyes) for path, seen in sight.items()}
         nearest: list[str] = []
+        wrong_data = ""
         for number in range(window.begun, window.floor - 1, -1):
             expected = self._expected(number, eyes)
             differences = [] if found == expected else _differences(found, expected)
             if not differences and eyes is Eyes.KERNEL:
                 differences = self._other_times(sight, number)
             if not differences:
-                return self._data_problem(sight, number, window)
-            if not nearest or len(differences) < len(nearest) - 1:
+                problem = self._data_problem(sight, number, window)
+                if not problem:
+                    return ""
+                wrong_data = wrong_data or problem
+            elif not nearest or len(differences) < len(nearest) - 1:
                 nearest = [f"nearest is {number}", *differences]
+        if wrong_data:
+            return wrong_data
         return f"is no version of {window.floor}..{window.begun}: {'; '.join(nearest[:6])}"
 
     def _other_times(self, sight: Sight, number: int) -> list[str]:
