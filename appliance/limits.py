@@ -304,9 +304,10 @@ TCP_RTO_MIN: Final = 200 * MILLISECOND
 """RFC 6298 (2.4) says one second, for the clocks of 1988. The common systems use 200 ms, which is
 as long as their acknowledgements may be delayed; a lost last segment of a reply costs one of it."""
 
-TCP_PROBE_TIMEOUT_MIN: Final = 10 * MILLISECOND
-"""A probe of the tail (RFC 8985) is not sent sooner: on a TAP two round trips are less than a
-client's process may have to wait for a processor."""
+TCP_PROBE_TIMEOUT_MIN: Final = 80 * MILLISECOND
+"""A probe of the tail (RFC 8985) is not sent sooner. While its user does not read, Linux holds back
+the acknowledgement of several segments, too, for 40 ms; and then the peer may have to wait for a
+processor. It is still less than half of the timeout that a probe saves."""
 
 TCP_RTO_MAX: Final = 60 * SECOND
 """RFC 6298 (2.5)."""

@@ -53,7 +53,12 @@ class Program:
     def end(self) -> None:
         if self._process.poll() is None:
             self._process.terminate()
-        self._process.communicate(timeout=30)
+        try:  # the kernel takes its time over a TAP that goes, on a machine that is busy
+            self._process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+            raise
 
 
 Start = Callable[..., Program]
