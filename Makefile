@@ -1,4 +1,4 @@
-# Eleven verbs. Each installs what it needs: Debian packages (as root), and the Python ones in .venv.
+# Twelve verbs. Each installs what it needs: Debian packages (as root), and the Python ones in .venv.
 #
 #   make demo     serve an image in a private network namespace, and use it   (KEEP=1: keep serving)
 #   make plug     kill the server in the middle of a client's cp -a, judge the image, start it again
