@@ -386,7 +386,16 @@ def check_exports(path: Path) -> int:
 def serve(settings: Settings, ready_fd: int | None) -> int:
     """Start, say so, obey signals, stop."""
     # Blocked in every thread: this one takes them when it likes to.
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        return serve_until_told(settings, ready_fd)
+    finally:
+        while signal.sigtimedwait(SIGNALS, 0):
+            pass  # said twice; that it ended well stays true
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def serve_until_told(settings: Settings, ready_fd: int | None) -> int:
     machine = Machine(settings)
     machine.start()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -241,3 +242,10 @@ def test_a_fault_that_cannot_be_is_refused_in_words(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == (
         'error: --fault dorp=1%: "dorp" is no kind of fault\nhint: did you mean drop?\n'
     )
+
+
+def test_a_start_that_fails_leaves_the_signals_as_they_were() -> None:
+    """Who has called us goes on, and what it starts inherits them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert main(["--ip", "10.0.0.5", "--image", "/nonexistent/fs.img"]) == 1
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
