@@ -53,10 +53,10 @@ class Program:
     def end(self) -> None:
         if self._process.poll() is None:
             self._process.terminate()
-        try:  # the kernel takes its time over a TAP that goes, on a machine that is busy
-            self._process.communicate(timeout=120)
+        try:
+            self._process.communicate(timeout=30)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._process.kill()  # so that it does not stand in the way of others
             self._process.communicate()
             raise
 
