@@ -64,6 +64,8 @@ class LinkPath(ABC):
 
     mtu_min: int
     """No router may talk us into smaller packets."""
+    _tcp_gso: int
+    """How the link is told to cut a TCP packet of this family up."""
 
     def __init__(
         self, link: Link, source: bytes, destination: bytes, mtu: int, counters: Counters
@@ -91,10 +93,19 @@ class LinkPath(ABC):
         self._many_is_for = (0, 0, 0)
         self._ip_at = len(frame) - len(packet)
 
-    @abstractmethod
     def _vnet_tcp(self, header_bytes: int = 0, mss: int = 0, cwr: int = 0) -> vnet.VnetHeader:
         """What the link is to do with a TCP packet: with `mss`, cut it up; with `cwr`, keep CWR on
         the first segment alone."""
+        before = ethernet.HEADER_BYTES + self.header_bytes
+        kind = self._tcp_gso | vnet.GSO_ECN if cwr else self._tcp_gso
+        return vnet.VnetHeader(
+            vnet.NEEDS_CSUM,
+            kind if mss else vnet.GSO_NONE,
+            before + header_bytes if mss else 0,
+            mss,
+            before,
+            TCP_CHECKSUM_OFFSET,
+        )
 
     @abstractmethod
     def send_tcp(

@@ -18,7 +18,6 @@ from typing import Final
 
 from appliance.limits import PATH_MTU_MIN
 from appliance.netstack.ip.link_path import (
-    TCP_CHECKSUM_OFFSET,
     TCP_HEADER_BYTES_MAX,
     Buffer,
     LinkPath,
@@ -42,6 +41,7 @@ class Ipv4Path(LinkPath):
     __slots__ = ("_after_length", "_fixed_sum", "_identification", "_ttl")
 
     mtu_min = PATH_MTU_MIN
+    _tcp_gso = vnet.GSO_TCPV4
 
     def __init__(
         self,
@@ -68,18 +68,6 @@ class Ipv4Path(LinkPath):
         """Identification, DF, time to live, protocol: what is between length and checksum."""
         self._fixed_sum = word_sum(packet[:10] + packet[12:])
         self._make_templates(our_mac, ethernet.TYPE_IPV4, packet)
-
-    def _vnet_tcp(self, header_bytes: int = 0, mss: int = 0, cwr: int = 0) -> vnet.VnetHeader:
-        before = ethernet.HEADER_BYTES + ipv4.HEADER_BYTES
-        kind = vnet.GSO_TCPV4 | vnet.GSO_ECN if cwr else vnet.GSO_TCPV4
-        return vnet.VnetHeader(
-            vnet.NEEDS_CSUM,
-            kind if mss else vnet.GSO_NONE,
-            before + header_bytes if mss else 0,
-            mss,
-            before,
-            TCP_CHECKSUM_OFFSET,
-        )
 
     # --- TCP --------------------------------------------------------------------------
 

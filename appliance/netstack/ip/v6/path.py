@@ -12,7 +12,6 @@ from struct import Struct
 from typing import Final
 
 from appliance.netstack.ip.link_path import (
-    TCP_CHECKSUM_OFFSET,
     TCP_HEADER_BYTES_MAX,
     Buffer,
     LinkPath,
@@ -41,6 +40,7 @@ class Ipv6Path(LinkPath):
     __slots__ = ("_hop_limit", "_identification")
 
     mtu_min = ipv6.MTU_MIN
+    _tcp_gso = vnet.GSO_TCPV6
 
     def __init__(
         self,
@@ -61,18 +61,6 @@ class Ipv6Path(LinkPath):
         self._identification = identification
         header = Ipv6Header(source, destination, PROTOCOL_TCP, 0, hop_limit)
         self._make_templates(our_mac, ethernet.TYPE_IPV6, header.emit())
-
-    def _vnet_tcp(self, header_bytes: int = 0, mss: int = 0, cwr: int = 0) -> vnet.VnetHeader:
-        before = ethernet.HEADER_BYTES + ipv6.HEADER_BYTES
-        kind = vnet.GSO_TCPV6 | vnet.GSO_ECN if cwr else vnet.GSO_TCPV6
-        return vnet.VnetHeader(
-            vnet.NEEDS_CSUM,
-            kind if mss else vnet.GSO_NONE,
-            before + header_bytes if mss else 0,
-            mss,
-            before,
-            TCP_CHECKSUM_OFFSET,
-        )
 
     def send_tcp(
         self,
