@@ -27,10 +27,10 @@ from scapy.packet import Packet, Raw
 from appliance.clock import MILLISECOND, SECOND, Instant
 from appliance.limits import ICMP_ERRORS_BURST, IPV6_EXTENSIONS_MAX, IPV6_FRAGMENT_WAITS
 from appliance.netstack.stack import HostConfig
-from appliance.netstack.tcp.connection import Connection
 from appliance.netstack.wire import vnet
 from appliance.netstack.wire.vnet import DATA_VALID, NEEDS_CSUM, VnetHeader
 from tests.sim.clock import VirtualClock
+from tests.sim.reader import Reader
 from tests.sim.station import OUR_MAC, PEER_MAC
 from tests.sim.station6 import (
     OUR_ADDRESS,
@@ -373,23 +373,6 @@ def test_neighbour_discovery_in_fragments_is_refused() -> None:
 
 
 # --- TCP --------------------------------------------------------------------------------
-
-
-class Reader:
-    """What arrives on a connection."""
-
-    def __init__(self) -> None:
-        self.text = b""
-        self.reasons: list[str | None] = []
-
-    def readable(self, connection: Connection) -> None:
-        self.text += b"".join(connection.receive())
-
-    def room_again(self, connection: Connection) -> None:
-        """Nothing waits."""
-
-    def ended(self, connection: Connection, reason: str | None) -> None:
-        self.reasons.append(reason)
 
 
 class Pair:

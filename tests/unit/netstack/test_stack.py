@@ -28,6 +28,7 @@ from appliance.netstack.tcp.connection import Connection
 from appliance.netstack.wire import vnet
 from appliance.netstack.wire.vnet import DATA_VALID, NEEDS_CSUM, VnetHeader
 from tests.sim.clock import VirtualClock
+from tests.sim.reader import Reader
 from tests.sim.station import OUR_ADDRESS, OUR_MAC, OURS, PEER, PEER_MAC, Station
 from tests.sim.wire import Conditions, Host, Wire, evidence
 
@@ -162,23 +163,6 @@ def test_padding_behind_a_short_packet_is_ignored() -> None:
 
 
 # --- the express lane and the long way agree ----------------------------------------------
-
-
-class Reader:
-    """What arrives on a connection."""
-
-    def __init__(self) -> None:
-        self.text = b""
-        self.reasons: list[str | None] = []
-
-    def readable(self, connection: Connection) -> None:
-        self.text += b"".join(connection.receive())
-
-    def room_again(self, connection: Connection) -> None:
-        """Nothing waits."""
-
-    def ended(self, connection: Connection, reason: str | None) -> None:
-        self.reasons.append(reason)
 
 
 class Pair:
