@@ -8,16 +8,30 @@ from typing import Any
 
 import pytest
 
-from tests.transcripts.tcp_wire import Wire
+from tests.transcripts.tcp_wire import IPV4, IPV6, Wire
 
 OUT = Path(__file__).parent.parent / "out"
 WIRE: pytest.StashKey[Wire] = pytest.StashKey()
 
 
-@pytest.fixture(params=["express", "long way"])
+LANES = ("express", "long way", "IPv6")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every transcript is played three times: header prediction must change nothing but the cost,
+    and the family of the addresses nothing that TCP does. `@pytest.mark.lanes`: only on these."""
+    if "wire" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("lanes")
+        lanes = LANES if only is None else only.args
+        assert set(lanes) <= set(LANES)
+        metafunc.parametrize("wire", lanes, indirect=True)
+
+
+@pytest.fixture
 def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
-    """Every transcript is played twice: header prediction must change nothing but the cost."""
-    wire = Wire(expressly=request.param == "express")
+    """The wire of one lane."""
+    family = IPV6 if request.param == "IPv6" else IPV4
+    wire = Wire(expressly=request.param != "long way", family=family)
     request.node.stash[WIRE] = wire
     yield wire
     if not request.node.stash.get(FAILED, False):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path as FilePath
 from random import Random
 from struct import unpack_from
@@ -41,8 +42,27 @@ from appliance.trace import Counters
 
 Buffer = bytes | bytearray | memoryview
 
-OURS = bytes((10, 0, 0, 5))
-PEER = bytes((10, 0, 0, 9))
+
+@dataclass(frozen=True)
+class Family:
+    """What of IP TCP gets to see: the addresses of both hosts, the size of the header, and the
+    smallest MTU that a path may be said to have."""
+
+    ours: bytes
+    peer: bytes
+    header_bytes: int
+    mtu_min: int
+    mss_default: int
+    """Of a peer that says nothing (RFC 9293 section 3.7.1)."""
+
+    def mtu_for(self, mss: int) -> int:
+        """Of a path that segments with so much text just pass."""
+        return mss + 20 + self.header_bytes
+
+
+IPV4 = Family(bytes((10, 0, 0, 5)), bytes((10, 0, 0, 9)), 20, 552, 536)
+IPV6 = Family(ip_address("fd00::5").packed, ip_address("fd00::9").packed, 40, 1280, 1220)
+OURS, PEER = IPV4.ours, IPV4.peer
 PORT = 2049
 PEER_PORT = 40000
 START: Instant = 1_000_000_000_000
@@ -64,9 +84,9 @@ class RecordingPath:
 
     source: bytes = OURS
     destination: bytes = PEER
-    header_bytes: int = 20
+    header_bytes: int = IPV4.header_bytes
     mtu: int = 1500
-    mtu_min: int = 552
+    mtu_min: int = IPV4.mtu_min
     checksum_offload: bool = False
     segment_bytes_max: int = 0
     pseudo_sum: int = 0
@@ -75,7 +95,8 @@ class RecordingPath:
     """What the IP header of each packet says, of all that were ever sent."""
 
     def __post_init__(self) -> None:
-        self.pseudo_sum = sum(unpack_from("!4H", self.source + self.destination))
+        addresses = self.source + self.destination
+        self.pseudo_sum = sum(unpack_from(f"!{len(addresses) // 2}H", addresses))
 
     def send_tcp(
         self, header: Buffer, text: Sequence[Buffer], text_bytes: int, mss: int, ecn: int = 0
@@ -84,7 +105,7 @@ class RecordingPath:
         assert text_bytes <= max(mss, self.segment_bytes_max), "larger than the link takes"
         assert len(header) + min(text_bytes, mss) + self.header_bytes <= self.mtu
         packet = bytes(header) + b"".join(text)
-        pseudo = self.source + self.destination + bytes((0, 6)) + len(packet).to_bytes(2, "big")
+        pseudo = pseudo_header(self.source, self.destination, packet)
         if self.checksum_offload:
             assert int.from_bytes(packet[16:18], "big") == ones_complement_sum(pseudo)
         else:
@@ -183,8 +204,9 @@ class ScriptedTcp(Tcp):
 class Wire:
     """One host with a listener, and one peer."""
 
-    def __init__(self, expressly: bool = True) -> None:
+    def __init__(self, expressly: bool = True, family: Family = IPV4) -> None:
         self.expressly = expressly  # try the express lane first, as the stack does
+        self.family = family
         self.now: Instant = START
         self.log: list[tuple[Instant, bytes]] = []
         self.host()
@@ -204,10 +226,19 @@ class Wire:
         congestion: str = "newreno",
     ) -> Wire:
         """A new host, to begin with. Without scaled windows unless `receive_bytes` asks for
-        them; with NewReno, whose windows are easy to tell."""
+        them; with NewReno, whose windows are easy to tell. `mtu` is IPv4's: IPv6 has a link that is
+        wider by what its header is longer, so that TCP's own numbers are the same."""
         self.timers = Timers()
         self.counters = Counters()
-        self.path = RecordingPath(mtu=mtu, checksum_offload=offload)
+        family = self.family
+        self.path = RecordingPath(
+            family.ours,
+            family.peer,
+            family.header_bytes,
+            family.mtu_for(mtu - 40),
+            family.mtu_min,
+            checksum_offload=offload,
+        )
         self.path.segment_bytes_max = 65495 if offload else 0
         self.tcp = ScriptedTcp(
             self.timers,
@@ -276,7 +307,7 @@ class Wire:
 
     def connecting(self) -> Wire:
         """We open a connection; the peer has our SYN."""
-        c = self.tcp.connect(PEER, PEER_PORT, self.app, self.now, source_port=3000)
+        c = self.tcp.connect(self.family.peer, PEER_PORT, self.app, self.now, source_port=3000)
         self.app.connection = c
         self.our_port = 3000
         self.flush()
@@ -296,7 +327,7 @@ class Wire:
     @property
     def key(self) -> bytes:
         ports = self.peer_port.to_bytes(2, "big") + self.our_port.to_bytes(2, "big")
-        return PEER + OURS + ports
+        return self.family.peer + self.family.ours + ports
 
     # --- the script -------------------------------------------------------------------------------
 
@@ -339,23 +370,24 @@ class Wire:
     def arrives(self, packet: bytes, ecn: int = 0) -> Wire:
         """These bytes arrive, with the checksum they should have."""
         packet = packet[:16] + b"\0\0" + packet[18:]
-        pseudo = PEER + OURS + bytes((0, 6)) + len(packet).to_bytes(2, "big")
+        pseudo = pseudo_header(self.family.peer, self.family.ours, packet)
         checksum = 0xFFFF - ones_complement_sum(pseudo + packet)
         packet = packet[:16] + checksum.to_bytes(2, "big") + packet[18:]
         return self.arrives_as_is(packet, ecn)
 
     def arrives_as_is(self, packet: bytes, ecn: int = 0) -> Wire:
         """These bytes arrive, checksum and all."""
-        self.log.append((self.now, ip_packet(PEER, OURS, packet)))
+        peer, ours = self.family.peer, self.family.ours
+        self.log.append((self.now, ip_packet(peer, ours, packet)))
         if not (self.expressly and self.express(packet, ecn)):
-            self.tcp.arrives(PEER, OURS, packet, 0, len(packet), False, self.now, ecn)
+            self.tcp.arrives(peer, ours, packet, 0, len(packet), False, self.now, ecn)
         return self.flush()
 
     def express(self, packet: bytes, ecn: int = 0) -> bool:
         """The express lane, as in Stack.receive, for packets that are long enough."""
         if len(packet) < 20:
             return False
-        c = self.tcp.connections.get(PEER + OURS + packet[:4])
+        c = self.tcp.connections.get(self.family.peer + self.family.ours + packet[:4])
         if c is None:
             return False
         seq, ack, offset_flags, window = unpack_from("!IIHH", packet, 4)
@@ -370,7 +402,7 @@ class Wire:
         already = len(self.path.sent)
         self.tcp.flush(self.now)
         for packet, _ in self.path.sent[already:]:
-            self.log.append((self.now, ip_packet(OURS, PEER, packet)))
+            self.log.append((self.now, ip_packet(self.family.ours, self.family.peer, packet)))
         assert_sound(self.tcp, self.edges)
         return self
 
@@ -485,8 +517,15 @@ class Wire:
                 writer.writepkt(packet, ts=(at - START) / 1e9)
 
 
+def pseudo_header(source: bytes, destination: bytes, segment: bytes) -> bytes:
+    """What TCP's checksum covers beside the segment: with both families the same sum."""
+    return source + destination + bytes((0, 6)) + len(segment).to_bytes(2, "big")
+
+
 def ip_packet(source: bytes, destination: bytes, segment: bytes) -> bytes:
-    """Put an IPv4 header in front."""
+    """Put an IP header in front."""
+    if len(source) == 16:
+        return bytes(dpkt.ip6.IP6(src=source, dst=destination, nxt=6, hlim=64, data=segment))
     packet = dpkt.ip.IP(src=source, dst=destination, p=6, data=segment)
     packet.len = 20 + len(segment)
     return bytes(packet)

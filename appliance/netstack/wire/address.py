@@ -26,5 +26,5 @@ def is_unicast(address: bytes) -> bool:
     """Could it be the address of one host? (An answer to any other would go to many, or
     nowhere.)"""
     if len(address) != IPV4_BYTES:
-        return address[0] != 0xFF and any(address)
+        return address[0] != 0xFF and int.from_bytes(address, "big") > 1  # neither :: nor ::1
     return 0 < address[0] < 224 and address[0] != 127

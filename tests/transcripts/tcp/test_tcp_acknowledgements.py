@@ -5,7 +5,7 @@ from __future__ import annotations
 from appliance.clock import MILLISECOND
 from appliance.netstack.tcp.sequence import MASK
 from appliance.netstack.wire.tcp import ACK, FIN, PSH, Segment
-from tests.transcripts.tcp_wire import OURS, PEER, PEER_PORT, PORT, Wire
+from tests.transcripts.tcp_wire import PEER_PORT, PORT, Wire
 
 DELAY = 40 * MILLISECOND
 
@@ -62,7 +62,7 @@ def test_segments_that_arrive_together_are_acknowledged_together(wire: Wire) -> 
     for seq in range(1, 10 * 1460, 1460):
         segment = Segment(PEER_PORT, PORT, wire.peer_isn + seq, wire.user.snd.nxt & MASK, ACK, 1000)
         packet = bytes(segment.emit()) + bytes(1460)
-        wire.tcp.arrives(PEER, OURS, packet, 0, len(packet), True, wire.now)
+        wire.tcp.arrives(wire.family.peer, wire.family.ours, packet, 0, len(packet), True, wire.now)
     wire.ours(ACK, ack=14_601)
     wire.after(DELAY).quiet()
 

@@ -11,11 +11,11 @@ from appliance.netstack.tcp.connection import Connection
 from appliance.netstack.tcp.reasons import CannotConnect
 from appliance.netstack.tcp.state import State
 from appliance.netstack.wire.tcp import ACK, FIN, PSH, RST, SYN
-from tests.transcripts.tcp_wire import OURS, PEER, PEER_PORT, RecordingUser, Wire
+from tests.transcripts.tcp_wire import PEER_PORT, RecordingUser, Wire
 
 
 def open_one(wire: Wire, port: int = PEER_PORT, source_port: int | None = None) -> Connection:
-    return wire.tcp.connect(PEER, port, wire.app, wire.now, source_port)
+    return wire.tcp.connect(wire.family.peer, port, wire.app, wire.now, source_port)
 
 
 # --- source ports (RFC 6056) ----------------------------------------------------
@@ -70,12 +70,13 @@ def test_a_pair_of_ports_is_connected_once(wire: Wire) -> None:
 
 
 def test_a_port_is_not_connected_with_itself(wire: Wire) -> None:
-    wire.path.destination = OURS
+    ours = wire.path.destination = wire.family.ours
     with pytest.raises(CannotConnect, match=reasons.PORT_TAKEN):
-        wire.tcp.connect(OURS, 3000, wire.app, wire.now, 3000)
+        wire.tcp.connect(ours, 3000, wire.app, wire.now, 3000)
     assert not wire.tcp.connections
 
 
+@pytest.mark.lanes("express")
 @pytest.mark.parametrize(
     "nobody",
     ["ffffffff", "e0000001", "00000000", "7f000001", "ff02" + 27 * "0" + "1", 32 * "0"],
@@ -162,7 +163,8 @@ def test_nobody_answers_because_of_what_a_router_says(wire: Wire) -> None:
     wire.connecting()
     quoted = (3000).to_bytes(2, "big") + PEER_PORT.to_bytes(2, "big")
     quoted += wire.user.snd.iss.to_bytes(4, "big")
-    wire.tcp.icmp_error(OURS, PEER, quoted, reasons.HOST_UNREACHABLE, False)
+    ours, peer = wire.family.ours, wire.family.peer
+    wire.tcp.icmp_error(ours, peer, quoted, reasons.HOST_UNREACHABLE, False)
     wire.state(State.SYN_SENT)
     wire.after(240 * SECOND).ignore()
     assert wire.app.endings == [reasons.HOST_UNREACHABLE]

@@ -190,6 +190,7 @@ def test_no_segment_breaks_a_connection(wire: Wire, seed: int) -> None:
     assert expected <= fuzzer.states
 
 
+@pytest.mark.lanes("express", "long way")  # it takes long
 def test_the_fuzzer_reaches_every_state(wire: Wire) -> None:
     """Or it would prove little."""
     states: set[State] = set()

@@ -3,16 +3,17 @@ believed."""
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from struct import pack
 
 import pytest
 
 from appliance.clock import MILLISECOND, SECOND
-from appliance.limits import TCP_CHALLENGES_PER_SECOND_MAX, TCP_MSS_DEFAULT, TCP_MSS_MIN
+from appliance.limits import TCP_CHALLENGES_PER_SECOND_MAX, TCP_MSS_MIN
 from appliance.netstack.tcp.sequence import MASK
 from appliance.netstack.tcp.state import State
 from appliance.netstack.wire.tcp import ACK, FIN, PSH, RST, SYN, URG
-from tests.transcripts.tcp_wire import OURS, PEER, PEER_PORT, PORT, Wire
+from tests.transcripts.tcp_wire import IPV4, IPV6, PEER_PORT, PORT, Wire
 
 
 def test_a_reset_with_the_exact_number_resets(wire: Wire) -> None:
@@ -144,17 +145,24 @@ def test_repeated_text_is_always_acknowledged(wire: Wire) -> None:
 def test_our_own_address_as_source_is_dropped(wire: Wire) -> None:
     """The LAND attack: a SYN from ourselves to ourselves."""
     syn = pack("!HHIIHHHH", PORT, PORT, 1, 0, 0x5000 | SYN, 1000, 0, 0)
-    wire.tcp.arrives(OURS, OURS, syn, 0, len(syn), True, wire.now)
+    ours = wire.family.ours
+    wire.tcp.arrives(ours, ours, syn, 0, len(syn), True, wire.now)
     wire.quiet()
     assert wire.counters["tcp.bad_source"] == 1
     assert not wire.tcp.connections
 
 
-@pytest.mark.parametrize("source", ["e0000001", "ffffffff", "00000000", "7f000001"])
+@pytest.mark.lanes("express")
+@pytest.mark.parametrize(
+    "source",
+    ["224.0.0.1", "255.255.255.255", "0.0.0.0", "127.0.0.1", "::", "::1", "ff02::1", "ff0e::9"],
+)
 def test_a_source_that_is_no_host_is_dropped(wire: Wire, source: str) -> None:
     """RFC 9293 MUST-57, MUST-63: no reset to a group."""
     syn = pack("!HHIIHHHH", PEER_PORT, 7, 1, 0, 0x5000 | SYN, 1000, 0, 0)
-    wire.tcp.arrives(bytes.fromhex(source), OURS, syn, 0, len(syn), True, wire.now)
+    packed = ip_address(source).packed
+    ours = IPV4.ours if len(packed) == len(IPV4.ours) else IPV6.ours
+    wire.tcp.arrives(packed, ours, syn, 0, len(syn), True, wire.now)
     wire.quiet()
 
 
@@ -163,7 +171,7 @@ def test_a_truncated_header_is_dropped(wire: Wire, size: int) -> None:
     """RFC 9293 section 3.1: the header has twenty bytes at least."""
     wire.established()
     header = pack("!HHIIHHHH", PEER_PORT, PORT, 5001, 0, 0x5000 | ACK, 1000, 0, 0)
-    wire.tcp.arrives(PEER, OURS, header[:size], 0, size, True, wire.now)
+    wire.tcp.arrives(wire.family.peer, wire.family.ours, header[:size], 0, size, True, wire.now)
     wire.quiet()
     assert wire.counters["tcp.truncated"] == 1
 
@@ -216,15 +224,17 @@ def test_broken_options_do_not_break_a_handshake(wire: Wire, options: bytes) -> 
     answer = wire.ours(SYN | ACK, seq=0, ack=1)
     assert answer.window_scale is None
     wire.peer(ACK, seq=1, ack=1)
-    assert wire.user.mss == TCP_MSS_DEFAULT
+    assert wire.user.mss == wire.family.mss_default
 
 
 @pytest.mark.parametrize(
     ("offered", "used"),
-    [(None, TCP_MSS_DEFAULT), (0, TCP_MSS_DEFAULT), (1, TCP_MSS_MIN), (9000, 1460), (1000, 1000)],
+    [(None, None), (0, None), (1, TCP_MSS_MIN), (9000, 1460), (1000, 1000)],
 )
-def test_the_peers_mss_is_clamped(wire: Wire, offered: int | None, used: int) -> None:
-    """RFC 9293 section 3.7.1: the least of the peer's, with a floor, and what our link takes."""
+def test_the_peers_mss_is_clamped(wire: Wire, offered: int | None, used: int | None) -> None:
+    """RFC 9293 section 3.7.1: the least of the peer's, with a floor, and what our link takes. None:
+    what the family has where nobody says anything (MUST-15)."""
+    used = wire.family.mss_default if used is None else used
     wire.established(mss=offered)
     wire.user.send([bytes(used + 1)])
     wire.ours(ACK, seq=1, size=used)
@@ -292,10 +302,15 @@ def quoted(wire: Wire, seq: int) -> bytes:
     return ports + pack("!I", (wire.our_isn or 0) + seq & MASK)
 
 
+def icmp_error(wire: Wire, quote: bytes, reason: str) -> None:
+    """A hard error about it arrives."""
+    wire.tcp.icmp_error(wire.family.ours, wire.family.peer, quote, reason, hard=True)
+
+
 def test_an_icmp_error_ends_an_attempt_to_connect(wire: Wire) -> None:
     """RFC 9293 section 3.9.2.2: a hard error, and the SYN it quotes is ours."""
     wire.connecting()
-    wire.tcp.icmp_error(OURS, PEER, quoted(wire, 0), "port unreachable", hard=True)
+    icmp_error(wire, quoted(wire, 0), "port unreachable")
     assert wire.app.endings == ["port unreachable"]
 
 
@@ -304,7 +319,7 @@ def test_an_icmp_error_does_not_end_a_connection(wire: Wire) -> None:
     wire.established()
     wire.user.send([b"x"])
     wire.ours(PSH | ACK, seq=1)
-    wire.tcp.icmp_error(OURS, PEER, quoted(wire, 1), "host unreachable", hard=True)
+    icmp_error(wire, quoted(wire, 1), "host unreachable")
     wire.state(State.ESTABLISHED)
     wire.after(1000 * SECOND).ignore()
     assert wire.app.endings == ["host unreachable"]
@@ -316,8 +331,8 @@ def test_an_icmp_error_about_something_not_in_flight_is_forged(wire: Wire, seq: 
     wire.established()
     wire.user.send([b"x"])
     wire.ours(PSH | ACK, seq=1)
-    wire.tcp.icmp_error(OURS, PEER, quoted(wire, seq), "host unreachable", hard=True)
-    wire.tcp.icmp_error(OURS, PEER, quoted(wire, 1)[:7], "host unreachable", hard=True)
+    icmp_error(wire, quoted(wire, seq), "host unreachable")
+    icmp_error(wire, quoted(wire, 1)[:7], "host unreachable")
     assert wire.user.soft_error is None
     assert wire.counters["tcp.icmp_not_ours"] == 1
     wire.after(100 * MILLISECOND).quiet()

@@ -8,7 +8,7 @@ from appliance.clock import MILLISECOND, SECOND
 from appliance.limits import TCP_GIVE_UP_AFTER, TCP_ORPHAN_AFTER
 from appliance.netstack.tcp.state import State
 from appliance.netstack.wire.tcp import ACK, FIN, PSH, RST, SYN, Segment
-from tests.transcripts.tcp_wire import OURS, PEER, Wire
+from tests.transcripts.tcp_wire import Wire
 
 MSS = 1460
 
@@ -238,7 +238,7 @@ def test_a_retransmission_that_is_no_longer_needed_leaves_no_right_to_send(wire:
             wire.peer_port, wire.our_port, wire.peer_isn + 1, (wire.our_isn or 0) + at(ack), ACK,
             window,
         ).emit()  # fmt: skip
-        wire.tcp.arrives(PEER, OURS, packet, 0, len(packet), True, wire.now)
+        wire.tcp.arrives(wire.family.peer, wire.family.ours, packet, 0, len(packet), True, wire.now)
     wire.quiet()
 
 

@@ -7,17 +7,19 @@ import pytest
 from appliance.clock import MILLISECOND, SECOND
 from appliance.limits import PATH_MTU_LEARNT_FOR, TCP_BLACK_HOLE_RETRY_AFTER
 from appliance.netstack.wire.tcp import ACK, PSH, SYN
-from tests.transcripts.tcp_wire import OURS, PEER, Wire
+from tests.transcripts.tcp_wire import IPV6, Wire
 
 MSS = 1460
+NARROW = 1260
+"""Of a path on which packets are smaller: IPv6 has none on which this would not pass either."""
 
 
 def router_says(wire: Wire, mtu: int, seq: int = 1) -> None:
-    """ICMP: the segment at `seq` was larger than `mtu`."""
+    """ICMP: the packet with the segment at `seq` was larger than `mtu`."""
     ports = wire.our_port.to_bytes(2, "big") + wire.peer_port.to_bytes(2, "big")
     number = (wire.our_isn or 0) + seq & 0xFFFF_FFFF
     quoted = ports + number.to_bytes(4, "big")
-    wire.tcp.packet_too_big(OURS, PEER, quoted, mtu, wire.now)
+    wire.tcp.packet_too_big(wire.family.ours, wire.family.peer, quoted, mtu, wire.now)
     wire.flush()
 
 
@@ -28,11 +30,10 @@ def test_a_router_is_believed_at_once_about_what_never_got_through(wire: Wire) -
     wire.ours(ACK, seq=1, size=MSS)
     wire.ours(PSH | ACK, seq=1461, size=MSS)
     window = wire.user.congestion.window
-    router_says(wire, 1000)
-    wire.ours(ACK, seq=1, size=960)
-    wire.ours(ACK, seq=961, size=960)
-    wire.ours(ACK, seq=1921, size=960)
-    wire.ours(PSH | ACK, seq=2881, size=40)
+    router_says(wire, wire.family.mtu_for(NARROW))
+    wire.ours(ACK, seq=1, size=NARROW)
+    wire.ours(ACK, seq=1261, size=NARROW)
+    wire.ours(PSH | ACK, seq=2521, size=400)
     assert wire.user.congestion.window == window
 
 
@@ -44,7 +45,7 @@ def test_a_router_is_doubted_about_a_size_that_got_through(wire: Wire) -> None:
     wire.peer(ACK, seq=1, ack=1 + MSS)
     wire.user.send([bytes(MSS)])
     wire.ours(PSH | ACK, seq=1 + MSS, size=MSS)
-    router_says(wire, 600, seq=1 + MSS)
+    router_says(wire, wire.family.mtu_min, seq=1 + MSS)
     wire.quiet()
     assert wire.user.mss == MSS
     wire.peer(ACK, seq=1, ack=1 + 2 * MSS)
@@ -60,47 +61,48 @@ def test_a_doubted_router_is_believed_when_the_timer_expires(wire: Wire) -> None
     wire.peer(ACK, seq=1, ack=1 + MSS)
     wire.user.send([bytes(MSS)])
     wire.ours(PSH | ACK, seq=1 + MSS, size=MSS)
-    router_says(wire, 1000, seq=1 + MSS)
+    router_says(wire, wire.family.mtu_for(NARROW), seq=1 + MSS)
     wire.quiet()
-    wire.after(200 * MILLISECOND).ours(ACK, seq=1 + MSS, size=960)
-    assert wire.path.mtu == 1000
+    wire.after(200 * MILLISECOND).ours(ACK, seq=1 + MSS, size=NARROW)
+    assert wire.path.mtu == wire.family.mtu_for(NARROW)
 
 
 def test_an_idle_connection_on_a_path_that_shrinks_has_lost_nothing(wire: Wire) -> None:
     """Another connection was told: this one has nothing under way that could go again."""
     wire.established()
-    wire.path.mtu = 1000
+    wire.path.mtu = wire.family.mtu_for(NARROW)
     wire.user.fit_path()
     wire.quiet()
     assert not wire.user.snd.lost
-    wire.user.send([bytes(1000)])
-    wire.ours(ACK, seq=1, size=960)
-    wire.ours(PSH | ACK, seq=961, size=40)
+    wire.user.send([bytes(1300)])
+    wire.ours(ACK, seq=1, size=NARROW)
+    wire.ours(PSH | ACK, seq=1261, size=40)
 
 
 def test_what_another_connection_learnt_counts_when_this_one_hears_it(wire: Wire) -> None:
     """The path knows already; the connection was half-open then."""
     wire.peer(SYN, seq=0, mss=MSS)
     wire.ours(SYN | ACK)
-    wire.path.mtu = 1000
+    wire.path.mtu = wire.family.mtu_for(NARROW)
     wire.peer(ACK, seq=1, ack=1)
-    wire.path.mtu = 1500  # for the wire's own check of sizes
+    wire.path.mtu = wire.family.mtu_for(MSS)  # for the wire's own check of sizes
     wire.user.send([bytes(MSS)])
     wire.ours(PSH | ACK, size=MSS)
-    wire.path.mtu = 1000
-    router_says(wire, 1000)
-    wire.ours(ACK, seq=1, size=960)
-    wire.ours(PSH | ACK, seq=961, size=500)
+    wire.path.mtu = wire.family.mtu_for(NARROW)
+    router_says(wire, wire.family.mtu_for(NARROW))
+    wire.ours(ACK, seq=1, size=NARROW)
+    wire.ours(PSH | ACK, seq=1261, size=200)
 
 
 def test_no_router_makes_segments_tiny(wire: Wire) -> None:
-    """RFC 5927 section 7.2: 68 is what IPv4 promises, and a forger's favourite."""
+    """RFC 5927 section 7.2: 68 is what IPv4 promises, and a forger's favourite; RFC 8201 section 4:
+    no IPv6 packet has to be smaller than 1280."""
     wire.established()
     wire.user.send([bytes(MSS)])
     wire.ours(PSH | ACK, size=MSS)
     router_says(wire, 68)
     wire.ignore()
-    assert wire.user.mss == 552 - 40
+    assert wire.family.mtu_for(wire.user.mss) == wire.family.mtu_min
 
 
 def test_a_wider_path_is_used_again(wire: Wire) -> None:
@@ -108,10 +110,10 @@ def test_a_wider_path_is_used_again(wire: Wire) -> None:
     wire.established()
     wire.user.send([bytes(MSS)])
     wire.ours(PSH | ACK, size=MSS)
-    router_says(wire, 1000)
+    router_says(wire, wire.family.mtu_for(NARROW))
     wire.ignore().peer(ACK, seq=1, ack=1 + MSS)
-    wire.path.mtu = 1500
-    wire.tcp.path_changed(PEER)
+    wire.path.mtu = wire.family.mtu_for(MSS)
+    wire.tcp.path_changed(wire.family.peer)
     wire.quiet()
     wire.user.send([bytes(MSS)])
     wire.ours(PSH | ACK, size=MSS)
@@ -132,10 +134,12 @@ def test_a_black_hole_is_found_by_smaller_segments(wire: Wire, offload: bool) ->
     wire.host(offload=offload).established()
     wire.user.send([bytes(4 * MSS)])
     wire.ignore()
-    lost_again_and_again(wire, 1, (MSS, MSS, 750 - 40, 552 - 40))
-    assert wire.counters["tcp.black_holes"] == 2
-    wire.peer(ACK, seq=1, ack=1 + 512)
-    wire.ours(ACK, seq=513, size=1024 if offload else 512)
+    smaller = (1220,) if wire.family is IPV6 else (750 - 40, 552 - 40)
+    lost_again_and_again(wire, 1, (MSS, MSS, *smaller))
+    assert wire.counters["tcp.black_holes"] == len(smaller)
+    least = smaller[-1]
+    wire.peer(ACK, seq=1, ack=1 + least)
+    wire.ours(ACK, seq=1 + least, size=2 * least if offload else least)
     wire.ignore()
 
 
@@ -157,7 +161,8 @@ def test_a_size_that_got_through_before_is_given_longer(wire: Wire) -> None:
     wire.peer(ACK, seq=1, ack=1 + MSS)
     wire.user.send([bytes(2 * MSS)])
     wire.ignore()
-    lost_again_and_again(wire, 1 + MSS, (MSS, MSS, MSS, MSS, 710))
+    half = max(wire.family.mtu_for(MSS) // 2, wire.family.mtu_min) - wire.family.mtu_for(0)
+    lost_again_and_again(wire, 1 + MSS, (MSS, MSS, MSS, MSS, half))
 
 
 def test_larger_segments_are_tried_again_and_then_more_rarely(wire: Wire) -> None:

@@ -7,7 +7,7 @@ import pytest
 from appliance.clock import SECOND
 from appliance.netstack.tcp.state import State
 from appliance.netstack.wire.tcp import ACK, PSH, SYN
-from tests.transcripts.tcp_wire import PEER, PORT, RecordingUser, Wire
+from tests.transcripts.tcp_wire import PORT, RecordingUser, Wire
 
 
 def test_a_port_is_listened_on_once_and_the_first_listener_stays(wire: Wire) -> None:
@@ -54,7 +54,7 @@ def test_a_port_listens_while_connections_to_it_are_half_open(wire: Wire) -> Non
 
 def test_a_connection_may_be_opened_from_a_port_that_listens(wire: Wire) -> None:
     """RFC 9293 MUST-42, the other way round."""
-    c = wire.tcp.connect(PEER, 7, wire.app, wire.now, source_port=PORT)
+    c = wire.tcp.connect(wire.family.peer, 7, wire.app, wire.now, source_port=PORT)
     wire.ours(SYN, seq=0)
     wire.established()
     assert c.state is State.SYN_SENT

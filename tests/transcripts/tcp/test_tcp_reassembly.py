@@ -50,12 +50,11 @@ def test_each_segment_of_one_frame_is_reported(wire: Wire) -> None:
 def wire_segment(wire: Wire, seq: int, text: bytes) -> tuple[bytes, bytes, bytes]:
     """A segment that arrives without a flush behind it."""
     from appliance.netstack.wire.tcp import Segment
-    from tests.transcripts.tcp_wire import OURS, PEER
 
     segment = Segment(
         wire.peer_port, wire.our_port, wire.peer_isn + seq, (wire.our_isn or 0) + 1, ACK, 65535
     )
-    return PEER, OURS, bytes(segment.emit()) + text
+    return wire.family.peer, wire.family.ours, bytes(segment.emit()) + text
 
 
 def test_what_was_received_first_stays(wire: Wire) -> None:
@@ -141,6 +140,7 @@ def test_a_fin_before_text_that_has_come_is_not_believed(wire: Wire) -> None:
     wire.ignore()
 
 
+@pytest.mark.lanes("express", "long way")  # it takes long
 def test_a_flood_of_holes_is_bounded(wire: Wire) -> None:
     """In pieces, and so in what they cost."""
     wire.host(receive_bytes=4 * MiB)

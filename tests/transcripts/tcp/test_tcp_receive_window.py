@@ -16,7 +16,7 @@ from appliance.limits import (
 )
 from appliance.netstack.tcp.host import window_shift
 from appliance.netstack.wire.tcp import ACK, PSH, SYN, Segment
-from tests.transcripts.tcp_wire import OURS, PEER, Wire
+from tests.transcripts.tcp_wire import Wire
 
 ROUND_TRIP = 100 * MILLISECOND
 PIECE = 32 * KiB
@@ -47,7 +47,7 @@ def text_arrives(wire: Wire) -> None:
     header = Segment(wire.peer_port, wire.our_port, seq, ack, ACK, 65535).emit()
     packet = bytes(header) + bytes(PIECE)
     if not (wire.expressly and wire.express(packet)):
-        wire.tcp.arrives(PEER, OURS, packet, 0, len(packet), True, wire.now)
+        wire.tcp.arrives(wire.family.peer, wire.family.ours, packet, 0, len(packet), True, wire.now)
     wire.ignore()
 
 

@@ -146,6 +146,7 @@ def test_blocks_go_in_front_of_text(wire: Wire) -> None:
     wire.ours(PSH | ACK, seq=7, text=b"more", sack=[])
 
 
+@pytest.mark.lanes("express", "long way")  # it takes long
 def test_a_flood_out_of_order_is_bounded(wire: Wire) -> None:
     """Single bytes with holes between them: pieces, blocks and what is remembered of them."""
     wire.host(receive_bytes=1 * MiB).established(sacks=True, shift=7)
@@ -273,6 +274,7 @@ def test_a_peer_that_goes_back_on_its_word(wire: Wire) -> None:
     wire.peer(ACK, seq=1, ack=at(4))
 
 
+@pytest.mark.lanes("express", "long way")  # it takes long
 def test_the_scoreboard_is_bounded(wire: Wire) -> None:
     """A peer that reports single bytes: so many runs, and no more."""
     wire.established(sacks=True, mss=536)

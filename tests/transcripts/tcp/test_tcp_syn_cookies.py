@@ -71,12 +71,13 @@ def test_an_honest_client_gets_its_connection(flooded: Wire) -> None:
 
 @pytest.mark.parametrize(
     ("mss", "used"),
-    [(None, 536), (0, 536), (50, 88), (300, 88), (536, 536), (1459, 1440), (1460, 1460)],
+    [(None, None), (0, None), (50, 88), (300, 88), (536, 536), (1459, 1440), (1460, 1460)],
 )
-def test_the_cookie_remembers_the_mss(flooded: Wire, mss: int | None, used: int) -> None:
-    """Or the next smaller one that it can say: never more than the peer takes."""
+def test_the_cookie_remembers_the_mss(flooded: Wire, mss: int | None, used: int | None) -> None:
+    """Or the next smaller one that it can say: never more than the peer takes. None: what the
+    family has where nobody says anything."""
     flooded.established(mss=mss)
-    assert last(flooded).mss == used
+    assert last(flooded).mss == (flooded.family.mss_default if used is None else used)
 
 
 @pytest.mark.parametrize("shift", [None, 0, 1, 7, 14])

@@ -139,7 +139,7 @@ def test_timestamps_in_an_unusual_place_are_read(wire: Wire) -> None:
     wire.established(stamp=100)
     wire.peer(PSH | ACK, seq=1, ack=1, text=b"x", stamp=(200, 1))
     _, packet = wire.log[-1]
-    segment = bytearray(packet[20:])
+    segment = bytearray(packet[wire.family.header_bytes :])
     segment[20:32] = b"\x08\x0a" + segment[24:32] + b"\x01\x01"
     segment[4:8] = (wire.peer_isn + 2).to_bytes(4, "big")
     wire.arrives(bytes(segment))
