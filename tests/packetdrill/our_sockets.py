@@ -227,6 +227,9 @@ class Sockets:
         return self.read(number, buffer, count)
 
     def write(self, number: Value, buffer: Value, count: Value) -> int:
+        return self.send(number, buffer, count, 0)
+
+    def send(self, number: Value, buffer: Value, count: Value, flags: Value) -> int:
         socket = self.at(number)
         assert isinstance(count, int)
         connection = socket.connection
@@ -235,12 +238,10 @@ class Sockets:
             raise Failed("EPIPE")
         if connection.crowded or not socket.established:
             raise WouldBlock
-        connection.send([pattern(1 + socket.written, count)])
+        send = connection.send_urgent if flags == "MSG_OOB" else connection.send
+        send([pattern(1 + socket.written, count)])
         socket.written += count
         return count
-
-    def send(self, number: Value, buffer: Value, count: Value, flags: Value) -> int:
-        return self.write(number, buffer, count)
 
     def sendto(
         self, number: Value, buffer: Value, count: Value, flags: Value, to: Value, size: Value

@@ -168,6 +168,7 @@ def assert_sound(tcp: Tcp, edges: dict[Connection, int]) -> None:
             assert rcv.nxt <= rcv.edge
             assert rcv.edge >= edges.get(c, rcv.edge), "the window was shrunk"
             edges[c] = rcv.edge
+        assert rcv.up <= max(rcv.edge, rcv.nxt) + 0xFFFF
         assert len(rcv.out_of_order) <= TCP_OUT_OF_ORDER_PIECES_MAX
         at = rcv.nxt
         for seq, piece in rcv.out_of_order:
@@ -344,6 +345,7 @@ class Wire:
         ecn: int = 0,
         sacks: bool = False,
         sack: Sequence[tuple[int, int]] = (),
+        urgent: int = 0,
     ) -> Wire:
         """The peer sends a segment. `ecn` is in the IP header when it arrives. `sacks`: with
         SACK-permitted; `sack`: these blocks."""
@@ -364,6 +366,7 @@ class Wire:
             sack=tuple(
                 ((self.our_isn or 0) + left, (self.our_isn or 0) + right) for left, right in sack
             ),
+            urgent=urgent,
         )
         return self.arrives(bytes(segment.emit()) + bytes(text), ecn)
 
@@ -433,6 +436,7 @@ class Wire:
         window: int | None = None,
         size: int | None = None,
         sack: Sequence[tuple[int, int]] | None = None,
+        urgent: int | None = None,
     ) -> Segment:
         """The next packet of ours is this one. PSH is compared only where `flags` has it."""
         self.flush()
@@ -451,6 +455,7 @@ class Wire:
             ("window", window, got.wnd << (0 if got.flags & SYN else self.our_shift)),
             ("size", size, len(got.text)),
             ("sack", None if sack is None else list(sack), self.relative_blocks(got)),
+            ("urgent", urgent, got.urgent),
         ):
             assert wanted is None or wanted == have, f"{name}: {self.relative(got)}"
         return got
@@ -481,6 +486,7 @@ class Wire:
                 got.timestamp,
                 sack_permitted=got.sack_permitted,
                 sack=tuple(self.relative_blocks(got)),
+                urgent=got.urgent,
             )
         )
 

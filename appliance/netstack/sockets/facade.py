@@ -31,6 +31,7 @@ Result = TypeVar("Result")
 
 _RECEIVE_FLAGS: Final = std.MSG_PEEK | std.MSG_WAITALL | std.MSG_DONTWAIT | std.MSG_CMSG_CLOEXEC
 _SEND_FLAGS: Final = std.MSG_DONTWAIT | std.MSG_NOSIGNAL | std.MSG_MORE
+_STREAM_SEND_FLAGS: Final = _SEND_FLAGS | std.MSG_OOB
 
 SENDFILE_BYTES: Final = 1 << 18
 
@@ -354,13 +355,15 @@ class Socket:
         return self._send([data], flags[0] if flags else 0, address)
 
     def _send(self, buffers: Iterable[Any], flags: int, address: object = None) -> int:
-        check_flags(flags, _SEND_FLAGS)
         views = [memoryview(buffer).cast("B") for buffer in buffers]
         if isinstance(self.endpoint, Datagrams):
+            check_flags(flags, _SEND_FLAGS)
             return self._send_datagram(self.endpoint, views, address)
+        check_flags(flags, _STREAM_SEND_FLAGS)
+        urgent = bool(flags & std.MSG_OOB)
         with self._lock:
             stream = self._stream(errno.EPIPE)
-            return self._wait(lambda: stream.put(views), flags)
+            return self._wait(lambda: stream.put(views, urgent), flags)
 
     def _send_datagram(self, endpoint: Datagrams, views: list[memoryview], address: object) -> int:
         remote = None
@@ -381,12 +384,13 @@ class Socket:
         if isinstance(self.endpoint, Datagrams):
             self._send_datagram(self.endpoint, [view], None)
             return
-        check_flags(flags, _SEND_FLAGS)
+        check_flags(flags, _STREAM_SEND_FLAGS)
+        urgent = bool(flags & std.MSG_OOB)
         with self._lock:
             stream = self._stream(errno.EPIPE)
             while len(view):
                 rest = view
-                sent = self._wait(lambda rest=rest: stream.put([rest]), flags)  # type: ignore[misc]
+                sent = self._wait(lambda rest=rest: stream.put([rest], urgent), flags)  # type: ignore[misc]
                 view = view[sent:]
 
     def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:
@@ -560,6 +564,6 @@ std_socket: Final = std.socket
 
 
 def check_flags(flags: int, known: int) -> None:
-    """Out-of-band data and the like are not there."""
+    """Some are not there. Urgent data comes in line: there is nothing to receive out of band."""
     if flags & ~known:
-        raise error(errno.EOPNOTSUPP)
+        raise error(errno.EINVAL if flags & std.MSG_OOB else errno.EOPNOTSUPP)

@@ -48,6 +48,8 @@ class Options:
     linger_on: bool = False
     linger_seconds: int = 0
     v6only: bool = False
+    urgent_in_line: bool = True
+    """There is no other way."""
 
     def apply(self, c: Connection) -> None:
         """Tell the connection. Again, whenever something is set, and when it is established."""
@@ -83,6 +85,9 @@ _FLAGS: Final = {
     (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY): "v6only",
 }
 
+_ALWAYS: Final = {(socket.SOL_SOCKET, socket.SO_OOBINLINE): "urgent_in_line"}
+"""These cannot be switched off."""
+
 _NUMBERS: Final = {
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): ("keepalive_idle", 1, 32767),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): ("keepalive_interval", 1, 32767),
@@ -109,6 +114,9 @@ def set_option(options: Options, level: int, name: int, value: object) -> None:
     number = value if isinstance(value, int) else _unpack(_INT, value)[0]
     if key in _FLAGS:
         setattr(options, _FLAGS[key], bool(number))
+    elif key in _ALWAYS:
+        if not number:
+            raise error(errno.EOPNOTSUPP)
     elif key in _NUMBERS:
         attribute, least, most = _NUMBERS[key]
         if not least <= number <= most:
@@ -126,7 +134,9 @@ def get_option(options: Options, level: int, name: int) -> int | bytes:
     key = (level, name)
     if key == _LINGER_OPTION:
         return _LINGER.pack(options.linger_on, options.linger_seconds)
-    attribute = _FLAGS.get(key) or _SIZES.get(key) or _NUMBERS.get(key, ("", 0, 0))[0]
+    attribute = (
+        _FLAGS.get(key) or _ALWAYS.get(key) or _SIZES.get(key) or _NUMBERS.get(key, ("", 0, 0))[0]
+    )
     if not attribute:
         raise error(errno.ENOPROTOOPT)
     return int(getattr(options, attribute))

@@ -235,7 +235,7 @@ class Stream(Endpoint):
             return not self._connecting
         return self._over or c.unsent_bytes <= self.options.send_bytes // 2
 
-    def put(self, buffers: Sequence[memoryview]) -> int | None:
+    def put(self, buffers: Sequence[memoryview], urgent: bool = False) -> int | None:
         """Send as much of these bytes as there is room for: how many; None: no room yet.
         OSError."""
         self.raise_pending()
@@ -258,7 +258,10 @@ class Stream(Endpoint):
             left -= len(buffer)
             # Bytes never change. Whatever else it is, it belongs to the program.
             pieces.append(buffer if type(buffer.obj) is bytes else bytes(buffer))
-        c.send(pieces)
+        if urgent:
+            c.send_urgent(pieces)
+        else:
+            c.send(pieces)
         self.runner.acted()
         if c.unsent_bytes > half:
             c.crowded = True

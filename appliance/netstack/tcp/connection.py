@@ -116,6 +116,7 @@ class Connection:
         "mss",
         "nodelay",
         "on_closed",
+        "on_urgent",
         "path",
         "paused",
         "peer_address",
@@ -174,6 +175,8 @@ class Connection:
     """How long text may stay unacknowledged (RFC 5482); None: as long as the peer is there."""
     on_closed: Callable[[str | None], None] | None
     """Told when it is CLOSED, and why, also where `ended` has told of the peer's FIN before."""
+    on_urgent: Callable[[Connection], None] | None
+    """Told when the peer has urgent text, and again when there is more: `urgent_bytes`."""
     marked: bool
     """Tcp.flush will ask what there is to send."""
     syn_due: bool
@@ -227,7 +230,7 @@ class Connection:
         self.life_timer = tcp.timers.timer(self._live_on)
         self.heard_at = self.progress_at = self.sent_at = self.stamp_recent_at = 0
         self.user_timeout = None
-        self.on_closed = None
+        self.on_closed = self.on_urgent = None
         self.soft_error: str | None = None
 
         self.predicted = NOT_PREDICTED
@@ -255,6 +258,19 @@ class Connection:
             self.crowded = True
         if not self.marked:
             self.mark()
+
+    def send_urgent(self, buffers: Iterable[Buffer]) -> None:
+        """SEND with the URGENT flag (section 3.8.5): all text up to the end of this is urgent. It
+        goes out in its turn; the peer is told at once how far it goes."""
+        snd, before = self.snd, self.snd.end
+        self.send(buffers)
+        if snd.end != before:
+            snd.up = snd.end
+
+    @property
+    def urgent_bytes(self) -> int:
+        """How much of what `receive` will give is urgent, or comes before something urgent."""
+        return self.rcv.urgent_bytes
 
     def receive(self) -> list[memoryview]:
         """RECEIVE: take all text that has arrived in order. The window opens by as much."""

@@ -7,7 +7,7 @@ New text goes in packets of up to `super_bytes`, a whole number of segments of t
 which the link cuts up. How much may go is the least of what there is, what the peer's window takes
 and what congestion control allows. A part of a segment waits, unless it ends what there is
 (RFC 9293 section 3.8.6.2.1, the sender's side of the silly window syndrome) and Nagle's algorithm
-is off or nothing is in flight; and not while the user has corked the connection.
+is off, or nothing is in flight, or it is urgent; and not while the user has corked the connection.
 
 `emit` is the only place that fills a header. It sends the acknowledgement and the window with
 everything, so nothing is owed after it.
@@ -30,6 +30,7 @@ from appliance.netstack.wire.tcp import (
     ACK,
     CHANGING,
     CHECKSUM_AT,
+    CWR,
     ECE,
     FIN,
     PLAIN_OFFSET,
@@ -39,6 +40,7 @@ from appliance.netstack.wire.tcp import (
     STAMP_PREFIX,
     STAMPED_OFFSET,
     SYN,
+    URG,
     Segment,
     pack_plain,
     pack_stamped,
@@ -52,6 +54,9 @@ Buffer = bytes | bytearray | memoryview
 DUPLICATE_ACKS_MAX: Final = 8
 """Acknowledgements in one flush: one for each segment out of order, so that the peer's fast
 retransmit can count them; more tell it nothing new."""
+
+POINTER_MAX: Final = 0xFFFF
+"""What the field of the urgent pointer holds."""
 
 
 def output(c: Connection, now: Instant) -> None:
@@ -155,7 +160,7 @@ def _allowance(c: Connection) -> int:
     if count <= 0:
         return -1
     if count == waiting:
-        at_once = (c.nodelay or una == nxt) and not (c.corked and snd.fin is None)
+        at_once = (c.nodelay or una == nxt or nxt < snd.up) and not (c.corked and snd.fin is None)
         return count if at_once else -1
     # Part of a segment, though there is more: only where the peer's whole buffer is that small.
     return count if count == usable and 2 * count >= snd.wnd_max else -1
@@ -228,6 +233,9 @@ def emit(
     ecn: int = NOT_ECT,
 ) -> None:
     """Send one packet with `count` bytes of text. Whatever we owe the peer is paid with it."""
+    if seq < c.snd.up:
+        emit_urgent(c, seq, flags, count, now, ecn)
+        return
     rcv = c.rcv
     ack = rcv.nxt
     if ack >= rcv.tune_at:
@@ -276,6 +284,38 @@ def emit_selective(c: Connection, now: Instant) -> None:
     c.ack_timer.deadline = None
 
 
+def emit_urgent(c: Connection, seq: int, flags: int, count: int, now: Instant, ecn: int) -> None:
+    """Send `count` bytes of text, that have been taken, one segment at a time: each has its own
+    pointer, which a link that cuts packets up would copy from the first to all.
+
+    The pointer is behind the urgent text (MUST-62). Where that is too far away for 16 bits, it says
+    as much as they can, and moves on with the segments (MUST-31)."""
+    snd, rcv = c.snd, c.rcv
+    at, stop = seq, seq + count
+    while True:
+        size = min(stop - at, c.mss)
+        last = at + size == stop
+        part = flags | c.echo
+        if at != seq:
+            part &= ~CWR
+        if not last:
+            part &= ~(PSH | FIN)
+        segment = Segment(c.local_port, c.peer_port, at, rcv.nxt, part, rcv.advertise())
+        if snd.una < snd.up and at < snd.up:  # not of what a keep-alive repeats
+            segment.flags |= URG
+            segment.urgent = min(snd.up - at, POINTER_MAX)
+        if c.stamps:
+            segment.timestamp = (now // MILLISECOND + c.stamp_base & MASK, c.stamp_recent)
+        text = snd.again(at, size) if size else ()
+        send_header(c.path, segment, ecn | c.traffic_class, text)
+        if last:
+            break
+        at += size
+    rcv.acked = rcv.nxt
+    rcv.unacked = rcv.acks_owed = 0
+    c.ack_timer.deadline = None
+
+
 def emit_syn(c: Connection, now: Instant) -> None:
     """SYN, or SYN and ACK, with the options that we offer or agree to."""
     c.syn_due = False
@@ -304,16 +344,19 @@ def emit_syn(c: Connection, now: Instant) -> None:
         c.resend_timer.set(now + c.round_trip.rto)
 
 
-def send_header(path: Path, segment: Segment, traffic_class: int = 0) -> None:
-    """Send a segment without text that has more options than those of an established connection, or
-    no connection."""
+def send_header(
+    path: Path, segment: Segment, traffic_class: int = 0, pieces: Sequence[Buffer] = ()
+) -> None:
+    """Send a segment that has more options than those of an established connection, or no
+    connection, or an urgent pointer; with what text it has in `pieces`."""
     header = segment.emit()
-    total = path.pseudo_sum + PROTOCOL + len(header)
+    count = sum(map(len, pieces))
+    total = path.pseudo_sum + PROTOCOL + len(header) + count
     if path.checksum_offload:
         header[CHECKSUM_AT : CHECKSUM_AT + 2] = fold(total).to_bytes(2, "big")
     else:
-        _fill_checksum(header, total, ())
-    path.send_tcp(header, (), 0, len(header), traffic_class)
+        _fill_checksum(header, total, pieces)
+    path.send_tcp(header, pieces, count, count or len(header), traffic_class)
 
 
 def _fill_checksum(header: bytearray, pseudo: int, pieces: Sequence[Buffer]) -> None:

@@ -117,6 +117,7 @@ class ReceiveHalf:
         "step",
         "tune_at",
         "unacked",
+        "up",
     )
 
     def __init__(self, capacity_max: int, budget: Budget) -> None:
@@ -133,6 +134,7 @@ class ReceiveHalf:
         self.step = 1  # the window is opened by no less (silly window syndrome)
         self.shift = 0  # of our windows (RFC 7323 section 2)
         self.irs = 0
+        self.up = 0  # behind the urgent text that the peer has told of
         self.nxt = 0
         self.edge = 0
         self.acked = 0  # the acknowledgement number last sent
@@ -151,7 +153,7 @@ class ReceiveHalf:
 
     def start(self, irs: int) -> None:
         """The peer's SYN has come. The window of a SYN or SYN-ACK is not scaled."""
-        self.irs = irs
+        self.irs = self.up = irs
         self.nxt = self.acked = irs + 1
         self.edge = self.nxt + min(self.capacity, WINDOW_FIELD_MAX)
 
@@ -221,6 +223,11 @@ class ReceiveHalf:
         if self.held and self._budget.exhausted:
             return 0
         return max(self.capacity - self.charge, 0)
+
+    @property
+    def urgent_bytes(self) -> int:
+        """From what the user takes next to the end of the urgent text (RFC 9293 section 3.8.5)."""
+        return max(self.up - (self.nxt - self.count), 0)
 
     @property
     def has_opened(self) -> bool:

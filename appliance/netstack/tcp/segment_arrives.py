@@ -16,7 +16,7 @@ from appliance.netstack.tcp import ecn, reasons
 from appliance.netstack.tcp.retransmission import acknowledged
 from appliance.netstack.tcp.sequence import is_before, unwrap
 from appliance.netstack.tcp.state import RECEIVING, State
-from appliance.netstack.wire.tcp import ACK, ECE, FIN, RST, SYN, Segment
+from appliance.netstack.wire.tcp import ACK, ECE, FIN, RST, SYN, URG, Segment
 
 if TYPE_CHECKING:
     from appliance.netstack.tcp.connection import Connection
@@ -83,6 +83,7 @@ def arrives_in_syn_sent(c: Connection, seg: Segment, now: Instant) -> None:
         raise Drop("tcp.refused")
     seg.seq += 1
     seg.flags ^= SYN
+    check_urg(c, seg)
     process_text(c, seg)
     check_fin(c, seg, now)
     c.rcv.acks_owed = 1
@@ -101,6 +102,7 @@ def arrives_in_other_states(c: Connection, seg: Segment, now: Instant) -> None:
     check_rst(c, seg, now)
     check_syn(c, seg, now)
     check_ack(c, seg, now)
+    check_urg(c, seg)
     process_text(c, seg)
     check_fin(c, seg, now)
     c.deliver()
@@ -305,8 +307,19 @@ def check_our_fin(c: Connection, now: Instant) -> None:
             raise Drop("tcp.closed")
 
 
+def check_urg(c: Connection, seg: Segment) -> None:
+    """Sixth: URG. The urgent text ends in front of SEG.UP, and stays where it is in the stream (RFC
+    6093 section 6); the user is told each time that there is more of it (MUST-32)."""
+    rcv = c.rcv
+    if not seg.flags & URG or c.state not in RECEIVING or seg.seq + seg.urgent <= rcv.up:
+        return
+    rcv.up = seg.seq + seg.urgent
+    if rcv.urgent_bytes and c.on_urgent is not None and not c.closed:
+        c.on_urgent(c)
+
+
 def process_text(c: Connection, seg: Segment) -> None:
-    """Seventh: the text. (Sixth, urgent data, is text like any other: RFC 6093.)"""
+    """Seventh: the text."""
     rcv = c.rcv
     if not seg.text or c.state not in RECEIVING:
         return

@@ -38,13 +38,15 @@ class SendHalf:
 
     __slots__ = (
         "departed", "end", "fin", "full", "iss", "limit", "lost", "nxt", "runs", "sacked", "sent",
-        "shift", "timed", "timed_at", "times", "una", "unsent", "wl1", "wl2", "wnd", "wnd_max",
+        "shift", "timed", "timed_at", "times", "una", "unsent", "up", "wl1", "wl2", "wnd",
+        "wnd_max",
     )  # fmt: skip
 
     def __init__(self, iss: int) -> None:
         self.iss = iss
         self.una = iss
         self.nxt = iss
+        self.up = iss  # behind the urgent text
         self.end = iss + 1  # the sequence number behind the last byte of text
         self.fin: int | None = None
         self.limit = iss + 1  # behind everything there is to send, FIN included

@@ -92,6 +92,8 @@ class Segment:
     sack_permitted: bool = False
     sack: tuple[tuple[int, int], ...] = ()
     """Left and right edges of blocks, as they come (RFC 2018 section 3)."""
+    urgent: int = 0
+    """SEG.UP, less SEG.SEQ: where there is URG, the urgent text ends so many bytes on."""
 
     @property
     def length(self) -> int:
@@ -105,6 +107,8 @@ class Segment:
         if self.flags & ACK:
             parts.append(f"ack {self.ack}")
         parts.append(f"win {self.wnd}")
+        if self.flags & URG:
+            parts.append(f"urg {self.urgent}")
         options = self._options_text()
         if options:
             parts.append(f"options [{options}]")
@@ -143,7 +147,7 @@ class Segment:
                 options += SACK_BLOCK.pack(left & 0xFFFF_FFFF, right & 0xFFFF_FFFF)
         offset = (HEADER_BYTES + len(options)) << 10 & 0xF000
         ports = self.source_port, self.destination_port
-        rest = offset | self.flags, self.wnd, 0, 0
+        rest = offset | self.flags, self.wnd, 0, self.urgent
         seq, ack = self.seq & 0xFFFF_FFFF, self.ack & 0xFFFF_FFFF
         return bytearray(HEADER.pack(*ports, seq, ack, *rest) + options)
 
@@ -156,12 +160,14 @@ def parse(packet: Buffer, at: int, end: int) -> Segment:
     """The segment in packet[at:end]. Its text is a view of the packet."""
     if end - at < HEADER_BYTES:
         raise BadPacket("tcp.truncated")
-    source, destination, seq, ack, offset_flags, wnd, _, _ = HEADER.unpack_from(packet, at)
+    source, destination, seq, ack, offset_flags, wnd, _, urgent = HEADER.unpack_from(packet, at)
     text_at = at + (offset_flags >> 12) * 4
     if text_at < at + HEADER_BYTES or text_at > end:
         raise BadPacket("tcp.bad_offset")
     text = memoryview(packet)[text_at:end]
     segment = Segment(source, destination, seq, ack, offset_flags & 0xFF, wnd, text)
+    if offset_flags & URG:
+        segment.urgent = urgent
     if text_at > at + HEADER_BYTES:
         _parse_options(segment, memoryview(packet)[at + HEADER_BYTES : text_at])
     return segment

@@ -275,14 +275,6 @@ def test_every_flag_at_once_is_answered_once(wire: Wire) -> None:
     wire.state(State.ESTABLISHED)
 
 
-def test_urgent_data_is_text(wire: Wire) -> None:
-    """RFC 6093 section 6: it stays in the stream."""
-    wire.established()
-    wire.peer(URG | PSH | ACK, seq=1, ack=1, text=b"urgent")
-    assert wire.app.text == b"urgent"
-    wire.after(SECOND).ours(ACK, ack=7)
-
-
 def test_resets_for_nobody_are_limited(wire: Wire) -> None:
     """A port scan does not make us a source of packets."""
     wire.our_port = 9

@@ -99,6 +99,7 @@ def test_what_cannot_be_set(hosts: Hosts) -> None:
             (TCP, socket.TCP_KEEPIDLE, 0, errno.EINVAL),
             (TCP, socket.TCP_KEEPCNT, 128, errno.EINVAL),
             (SOL, socket.SO_LINGER, b"123", errno.EINVAL),
+            (SOL, socket.SO_OOBINLINE, 0, errno.EOPNOTSUPP),
         ):
             with pytest.raises(OSError) as caught:
                 sock.setsockopt(level, name, value)

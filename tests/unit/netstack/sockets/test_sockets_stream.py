@@ -180,10 +180,31 @@ def test_a_single_call_may_not_wait(pair: Pair) -> None:
         server.recv(1, socket.MSG_DONTWAIT)
 
 
+def test_urgent_data_comes_in_line(pair: Pair) -> None:
+    """RFC 6093 section 6, as with SO_OOBINLINE; the connection knows how far it goes."""
+    server, client = pair
+    assert server.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE) == 1
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    assert isinstance(server.endpoint, Stream)
+    connection = server.endpoint.connection
+    assert connection is not None
+    connection.on_urgent = lambda c: told.append(c.urgent_bytes)
+    told: list[int] = []
+    client.send(b"in line ")
+    assert server.recv(100) == b"in line "
+    assert client.send(b"and urgent", socket.MSG_OOB) == 10
+    assert server.recv(100) == b"and urgent"
+    client.sendall(b"!", socket.MSG_OOB)
+    assert server.recv(100) == b"!"
+    assert told == [10, 1]
+
+
 def test_what_there_is_not_is_refused(pair: Pair) -> None:
     server, client = pair
     with pytest.raises(OSError, match="not supported"):
-        client.send(b"!", socket.MSG_OOB)
+        client.send(b"!", socket.MSG_CONFIRM)
+    with pytest.raises(OSError, match="Invalid"):
+        server.recv(1, socket.MSG_OOB)
     with pytest.raises(ValueError, match="negative"):
         server.recv(-1)
     with pytest.raises(OSError, match="Invalid"):
