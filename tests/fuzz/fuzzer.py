@@ -93,10 +93,12 @@ class Episode:
     def some_call(self) -> Calls:
         random = self.random
         name = random.choice(
-            ("send",) * 6 + ("read", "read", "pause", "resume", "finish", "close", "keep_alive",
-                             "nodelay", "user_timeout") + ("abort",) * (random.random() < 0.2)
+            ("send",) * 5 + ("send_urgent", "read", "read", "pause", "resume", "finish", "close",
+                             "keep_alive", "nodelay", "user_timeout")
+            + ("abort",) * (random.random() < 0.2)
         )  # fmt: skip
-        sizes = {"send": (1, 100, 1460, 5000, 100_000), "user_timeout": (5000,)}
+        texts = (1, 100, 1460, 5000, 100_000)
+        sizes = {"send": texts, "send_urgent": texts, "user_timeout": (5000,)}
         return Calls(name, random.choice(sizes.get(name, (0, 1))))
 
     def send(self, name: str) -> None:

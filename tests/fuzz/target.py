@@ -28,6 +28,7 @@ from appliance.netstack.tcp.host import window_shift
 from appliance.netstack.tcp.patience import KeepAlive
 from appliance.netstack.tcp.state import State
 from appliance.netstack.wire import vnet
+from appliance.netstack.wire.tcp import FIN
 from appliance.trace import Counters
 from tests.fuzz.frames import (
     ARP,
@@ -254,6 +255,8 @@ class Target:
                     c.receive()
             case "send" if c is not None and c.unsent_bytes < TCP_SEND_ROOM_BYTES:
                 c.send([bytes(size)])
+            case "send_urgent" if c is not None and c.unsent_bytes < TCP_SEND_ROOM_BYTES:
+                c.send_urgent([bytes(size)])
             case "keep_alive" if c is not None:
                 c.keep_alive(KeepAlive(SECOND, SECOND, 3))
             case "nodelay" if c is not None:
@@ -296,8 +299,8 @@ class Target:
 
 
 def is_answer(frame: bytes) -> bool:
-    """It is a reply, and neither text nor a question of ours, nor the rest of a packet that was too
-    large for its path."""
+    """It is a reply, and neither text, with a FIN behind it or a FIN alone, nor a question of ours,
+    nor the rest of a packet that was too large for its path."""
     if is_arp(frame):
         return frame[20:22] == b"\0\2"
     at = IP_AT + 40 if frame[12:14] == SIX else IP_AT + 20
@@ -309,7 +312,9 @@ def is_answer(frame: bytes) -> bool:
         offset = 0 if frame[12:14] == SIX else offset
     if offset or message6(frame) in QUESTIONS:
         return False
-    return protocol != TCP or len(frame) == at + (frame[at + 12] >> 4) * 4
+    if protocol != TCP:
+        return True
+    return len(frame) == at + (frame[at + 12] >> 4) * 4 and not frame[at + 13] & FIN
 
 
 def is_arp(frame: bytes) -> bool:
