@@ -164,7 +164,7 @@ def test_one_segment_waits_for_the_timeout(wire: Wire) -> None:
     assert wire.counters["tcp.tail_loss_probes"] == 0
 
 
-def test_a_probe_waits_for_ten_milliseconds(wire: Wire) -> None:
+def test_a_probe_does_not_come_too_soon(wire: Wire) -> None:
     """On a path without delay two round trips are nothing."""
     wire.established(sacks=True)
     wire.user.send([bytes(3 * MSS)])

@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
+from appliance.clock import SECOND
 from appliance.netstack.sockets.facade import Socket
 from appliance.netstack.sockets.options import Options
 from appliance.netstack.sockets.stream import Stream
+from appliance.netstack.wire.tcp import ACK
 from tests.sim.two_hosts import CLIENT, PATIENCE, SERVER, LoopHost
+from tests.transcripts.tcp_wire import Wire
 
 Pair = tuple[Socket, Socket]
 Hosts = tuple[LoopHost, LoopHost]
@@ -302,6 +305,33 @@ def test_who_wants_little_is_woken_when_there_is_room_for_it() -> None:
     stub.crowded = False
     stream.room_again(stub)
     assert not stub.crowded
+
+
+def test_who_reads_a_little_at_a_time_opens_no_silly_window() -> None:
+    """RFC 9293 section 3.8.6.2.2, MUST-39: a window that was closed opens by a segment at least,
+    however little of what waits is read at once."""
+    wire = Wire().host(receive_bytes=16_384).established()
+    runner: Any = Stub()
+    stream = Stream(runner, Options(receive_bytes=4096))
+    wire.user.user = stream
+    stream.adopt(wire.user)
+    sent = 0
+    while room := wire.user.rcv.window:
+        size = min(room, 500)
+        wire.peer(ACK, seq=1 + sent, ack=1, text=bytes(size)).after(SECOND).ignore()
+        sent += size
+    assert stream.waiting_bytes < sent, "the rest waits in the connection, and keeps it closed"
+    edge, opened = wire.user.rcv.edge, []
+    for _ in range(sent // 64):
+        stream.take(64)
+        wire.flush()
+        while wire.path.sent:
+            wire.ours(ACK, seq=1, ack=1 + sent)
+        if wire.user.rcv.edge != edge:
+            opened.append(wire.user.rcv.edge - edge)
+            edge = wire.user.rcv.edge
+    assert sum(opened) > sent // 2
+    assert min(opened) >= 1460
 
 
 # --- states --------------------------------------------------------------------------------------
