@@ -20,13 +20,37 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 TOP: Final = Path(__file__).parents[2]
-HOST: Final = "10.0.0.1"
-SERVER: Final = "10.0.0.5"
-GUEST: Final = "10.0.0.9"
+
+
+@dataclass(frozen=True)
+class Net:
+    """The addresses of one family on the bridge."""
+
+    prefix: str
+    length: int
+    header_bytes: int
+    """Of IP."""
+    udp: str
+    """The netid of UDP over it (RFC 5665)."""
+
+    def host(self, number: int) -> str:
+        """The address of one host."""
+        return f"{self.prefix}{number}"
+
+    def __str__(self) -> str:
+        return "IPv6" if ":" in self.prefix else "IPv4"
+
+
+NET4: Final = Net("10.0.0.", 24, 20, "udp")
+NET6: Final = Net("fd00::", 64, 40, "udp6")
+HOST: Final = NET4.host(1)
+SERVER: Final = NET4.host(5)
+GUEST: Final = NET4.host(9)
 WITH_PARENT: Final = ("setpriv", "--pdeathsig", "KILL")
 """A program in the laboratory does not outlive the test run, however that ends."""
 
@@ -71,6 +95,10 @@ class Namespace:
     def ip(self, words: str) -> str:
         """ip(8) in the namespace."""
         return run("ip", "-n", self.name, *words.split())
+
+    def add_ipv6(self, device: str = "br0", number: int = 1) -> None:
+        """An IPv6 address of this host, there at once."""
+        self.ip(f"address add {NET6.host(number)}/{NET6.length} dev {device} nodad")
 
     def add_tap(self, name: str, mtu: int = 1500) -> None:
         """A persistent TAP interface that is a port of the bridge."""

@@ -1,5 +1,6 @@
 """A bridge with two Linux hosts, two servers, and a client that is a stack of ours, all at once:
-also appliances find each other by ARP, and nobody's frames are taken for anybody else's."""
+also appliances find each other by ARP or neighbour discovery, and nobody's frames are taken for
+anybody else's."""
 
 from __future__ import annotations
 
@@ -7,19 +8,16 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.interop.conftest import StartAppliance
-from tests.interop.lab import SERVER, TOP, Namespace
+from tests.interop.lab import NET4, NET6, TOP, Namespace, Net
 
 pytestmark = pytest.mark.root
 
-OTHER_SERVER = "10.0.0.6"
-CLIENT = "10.0.0.7"
-OTHER_HOST = "10.0.0.2/24"
-KIBIBYTES = 3000
+OTHER_HOST = 2
+KIBIBYTES = 2100  # in three files
 
 
 @pytest.fixture
@@ -29,8 +27,10 @@ def other_host(netns: Namespace) -> Iterator[Namespace]:
     other.ip("link delete br0")
     netns.ip(f"link add veth0 type veth peer name eth0 netns {other.name}")
     netns.ip("link set veth0 master br0 up")
-    other.ip(f"address add {OTHER_HOST} dev eth0")
+    other.ip(f"address add {NET4.host(OTHER_HOST)}/{NET4.length} dev eth0")
     other.ip("link set eth0 up")
+    netns.add_ipv6()
+    other.add_ipv6("eth0", OTHER_HOST)
     yield other
     other.remove()
 
@@ -40,13 +40,15 @@ def start(netns: Namespace, module: str, *words: str) -> subprocess.Popen[bytes]
     return subprocess.Popen(command, cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+@pytest.mark.parametrize("net", [NET4, NET6], ids=str)
 def test_everybody_talks_to_everybody(
-    appliance: StartAppliance, netns: Namespace, other_host: Namespace, tmp_path: Path
+    appliance: StartAppliance, netns: Namespace, other_host: Namespace, net: Net
 ) -> None:
     servers = [
-        appliance("--memory", "64M"),
-        appliance("--memory", "64M", tap="tap1", ip=OTHER_SERVER),
+        appliance("--memory", "64M", tap=tap, ip=net.host(number))
+        for tap, number in (("tap0", 5), ("tap1", 6))
     ]
+    addresses = [server.address for server in servers]
     for server in servers:
         server.allow_loss = (
             True  # six clients keep two processors busy, and one may seem to be gone
@@ -56,9 +58,9 @@ def test_everybody_talks_to_everybody(
     clients = [
         start(host, "wire_client", server, size, f"{host.name}{server}")
         for host in (netns, other_host)
-        for server in (SERVER, OTHER_SERVER)
+        for server in addresses
     ]
-    clients.append(start(netns, "stack_client", "tap2", CLIENT, size, SERVER, OTHER_SERVER))
+    clients.append(start(netns, "stack_client", "tap2", net.host(7), size, *addresses))
     said = []
     try:
         for client in clients:

@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 
 from tests.interop.conftest import StartAppliance
-from tests.interop.lab import TOP, Appliance, Namespace, make_image, make_tree, wait_until
+from tests.interop.lab import NET6, TOP, Appliance, Namespace, make_image, make_tree, wait_until
 
 pytestmark = pytest.mark.root
 
-SERVER6, HOST6, GUEST6 = "fd00::5", "fd00::1", "fd00::9"
+HOST6, SERVER6, GUEST6 = NET6.host(1), NET6.host(5), NET6.host(9)
 
 
 @pytest.fixture
 def netns6(netns: Namespace) -> Namespace:
     """With an IPv6 address of the host on the bridge, which is there at once."""
-    netns.ip(f"address add {HOST6}/64 dev br0 nodad")
+    netns.add_ipv6()
     return netns
 
 
