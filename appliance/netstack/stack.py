@@ -1,11 +1,14 @@
 """One host on one link: frames in, frames out, and the next deadline.
 
-A frame takes one of two ways.
+A frame takes one of three ways.
 
 The express lane is for what nearly all frames are: a TCP segment of a connection that exists, in an
 IP packet without options and fragmentation, with a checksum that needs no verification or is
 right. One `unpack_from` reads all that has to be looked at, from the virtio-net flags to the TCP
 window. The connection decides whether the segment is as simple as it looks.
+
+The short way is for what the connection does not take, where nothing in front of the segment is
+out of the ordinary: all of that has been read, so the segment goes straight to SEGMENT ARRIVES.
 
 The long way is for everything else: each header is parsed and checked by its module in wire/. What
 is wrong with a packet is a BadPacket, which ends here, as a count under its reason. Nothing that a
@@ -25,6 +28,7 @@ from appliance.netstack.ip.addresses import HostAddress, HostConfig
 from appliance.netstack.ip.datagram import Datagram
 from appliance.netstack.ip.icmp_error import IcmpError
 from appliance.netstack.ip.internet import Internet
+from appliance.netstack.ip.link_path import TCP_CHECKSUM_OFFSET
 from appliance.netstack.ip.path import CE
 from appliance.netstack.ip.routes import Route
 from appliance.netstack.link.interface import Link
@@ -75,6 +79,17 @@ _PACKET_BYTES_MIN: Final = ipv4.HEADER_BYTES + 20
 _PADDING_MAX: Final = 64
 """What follows the packet in an honest frame: Ethernet has a minimum of 60 bytes. The express lane
 keeps frames as they are, so it takes none in which a byte of text is padded to 64 KiB."""
+
+
+def _ordinary(ip_header_bytes: int) -> frozenset[bytes]:
+    """The virtio-net headers of a TCP packet that is one segment."""
+    checksum_at = ethernet.HEADER_BYTES + ip_header_bytes
+    to_finish = VnetHeader(vnet.NEEDS_CSUM, csum_start=checksum_at, csum_offset=TCP_CHECKSUM_OFFSET)
+    return frozenset((vnet.NOTHING, VnetHeader(vnet.DATA_VALID).emit(), to_finish.emit()))
+
+
+_ORDINARY: Final = _ordinary(ipv4.HEADER_BYTES)
+_ORDINARY6: Final = _ordinary(ipv6.HEADER_BYTES)
 
 
 class Stack:
@@ -199,14 +214,20 @@ class Stack:
             ):
                 at = _IP_AT_VNET + ipv4.HEADER_BYTES
                 end = _IP_AT_VNET + total_bytes
-                if (
-                    end <= len(frame) <= end + _PADDING_MAX
-                    and (vnet_flags & CHECKSUM_GOOD or is_sound(frame, _IP_AT_VNET, end))
-                    and connection.express(seq, ack, offset_flags, window, frame, at, end, now)
+                if end <= len(frame) <= end + _PADDING_MAX and (
+                    vnet_flags & CHECKSUM_GOOD or is_sound(frame, _IP_AT_VNET, end)
                 ):
-                    if kind & CE == CE:
-                        marked(connection)
-                    return
+                    if connection.express(seq, ack, offset_flags, window, frame, at, end, now):
+                        if kind & CE == CE:
+                            marked(connection)
+                        return
+                    if (
+                        frame[: vnet.HEADER_BYTES] in _ORDINARY
+                        and has_sound_header(frame, _IP_AT_VNET)
+                        and self._is_from_a_station(frame, vnet.HEADER_BYTES)
+                    ):
+                        self.tcp.segment_of(connection, frame, at, end, now, kind & CE)
+                        return
         self._take(frame, now)
 
     def _receive_plain(self, frame: bytes, now: Instant) -> None:
@@ -234,14 +255,14 @@ class Stack:
             ):
                 at = _IP_AT + ipv4.HEADER_BYTES
                 end = _IP_AT + total_bytes
-                if (
-                    end <= len(frame) <= end + _PADDING_MAX
-                    and is_sound(frame, _IP_AT, end)
-                    and connection.express(seq, ack, offset_flags, window, frame, at, end, now)
-                ):
-                    if kind & CE == CE:
-                        marked(connection)
-                    return
+                if end <= len(frame) <= end + _PADDING_MAX and is_sound(frame, _IP_AT, end):
+                    if connection.express(seq, ack, offset_flags, window, frame, at, end, now):
+                        if kind & CE == CE:
+                            marked(connection)
+                        return
+                    if self._is_from_a_station(frame, 0):
+                        self.tcp.segment_of(connection, frame, at, end, now, kind & CE)
+                        return
         self._take(frame, now)
 
     def _receive_both_vnet(self, frame: bytes, now: Instant) -> None:
@@ -273,14 +294,18 @@ class Stack:
             ):
                 at = _IP_AT_VNET + ipv6.HEADER_BYTES
                 end = at + payload_bytes
-                if (
-                    end <= size <= end + _PADDING_MAX
-                    and (vnet_flags & CHECKSUM_GOOD or is_sound6(frame, at, end))
-                    and connection.express(seq, ack, offset_flags, window, frame, at, end, now)
+                if end <= size <= end + _PADDING_MAX and (
+                    vnet_flags & CHECKSUM_GOOD or is_sound6(frame, at, end)
                 ):
-                    if kind & _CE6 == _CE6:
-                        marked(connection)
-                    return
+                    if connection.express(seq, ack, offset_flags, window, frame, at, end, now):
+                        if kind & _CE6 == _CE6:
+                            marked(connection)
+                        return
+                    if frame[: vnet.HEADER_BYTES] in _ORDINARY6 and self._is_from_a_station(
+                        frame, vnet.HEADER_BYTES
+                    ):
+                        self.tcp.segment_of(connection, frame, at, end, now, kind >> 4 & CE)
+                        return
         self._take(frame, now)
 
     def _receive_both_plain(self, frame: bytes, now: Instant) -> None:
@@ -311,15 +336,21 @@ class Stack:
             ):
                 at = _IP_AT + ipv6.HEADER_BYTES
                 end = at + payload_bytes
-                if (
-                    end <= size <= end + _PADDING_MAX
-                    and is_sound6(frame, at, end)
-                    and connection.express(seq, ack, offset_flags, window, frame, at, end, now)
-                ):
-                    if kind & _CE6 == _CE6:
-                        marked(connection)
-                    return
+                if end <= size <= end + _PADDING_MAX and is_sound6(frame, at, end):
+                    if connection.express(seq, ack, offset_flags, window, frame, at, end, now):
+                        if kind & _CE6 == _CE6:
+                            marked(connection)
+                        return
+                    if self._is_from_a_station(frame, 0):
+                        self.tcp.segment_of(connection, frame, at, end, now, kind >> 4 & CE)
+                        return
         self._take(frame, now)
+
+    def _is_from_a_station(self, frame: bytes, at: int) -> bool:
+        """Has another station sent the frame whose Ethernet header is at `at`? No group has, and
+        not we ourselves."""
+        source = frame[at + ethernet.ADDRESS_BYTES : at + 2 * ethernet.ADDRESS_BYTES]
+        return not source[0] & 1 and source != self._mac
 
     # --- the long way -------------------------------------------------------------------
 
@@ -388,6 +419,11 @@ def is_sound(frame: bytes, at: int, end: int) -> bool:
         not int.from_bytes(frame[at : at + ipv4.HEADER_BYTES], "little") % 0xFFFF
         and not (int.from_bytes(frame[at + 12 : end], "little") + swapped) % 0xFFFF
     )
+
+
+def has_sound_header(frame: bytes, at: int) -> bool:
+    """The checksum of an IPv4 header without options is right."""
+    return not int.from_bytes(frame[at : at + ipv4.HEADER_BYTES], "little") % 0xFFFF
 
 
 def is_sound6(frame: bytes, at: int, end: int) -> bool:

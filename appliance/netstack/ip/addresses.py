@@ -99,6 +99,8 @@ class AddressState(Enum):
     DEPRECATED = "deprecated"
     DUPLICATED = "duplicated"
 
+    __hash__ = object.__hash__  # Enum has one in Python, and each packet asks for a state
+
 
 USABLE = frozenset((AddressState.PREFERRED, AddressState.DEPRECATED))
 

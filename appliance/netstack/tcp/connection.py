@@ -349,10 +349,12 @@ class Connection:
 
     def predict(self) -> None:
         """Say which segment express.py may take: in order, while nothing else is going on."""
+        if self.state is not State.ESTABLISHED:
+            self.predicted = NOT_PREDICTED
+            return
         rcv = self.rcv
         normal = (
-            self.state is State.ESTABLISHED
-            and not self.paused
+            not self.paused
             and not rcv.pieces
             and not rcv.out_of_order
             and rcv.fin is None

@@ -159,29 +159,55 @@ class Tcp:
                 source + destination, packet, at, end
             ):
                 raise BadPacket("tcp.bad_checksum")
-            seg = wire.parse(packet, at, end)
+            seg = self._parse(packet, at, end, ecn)
             if not seg.source_port or not seg.destination_port:
                 raise BadPacket("tcp.port_zero")
         except BadPacket as bad:
             self.counters[bad.reason] += 1
             return
+        key = source + destination + bytes(packet[at : at + 2 * PORT_BYTES])
+        c = self.connections.get(key)
+        if c is None:
+            self._demultiplex(key, seg, now)
+        else:
+            self._deliver(c, seg, now)
+
+    def segment_of(
+        self, c: Connection, packet: bytes, at: int, end: int, now: Instant, ecn: int
+    ) -> None:
+        """The same of a segment of `c` whose checksum is good."""
+        try:
+            seg = self._parse(packet, at, end, ecn)
+        except BadPacket as bad:
+            self.counters[bad.reason] += 1
+        else:
+            self._deliver(c, seg, now)
+
+    def _parse(self, packet: Buffer, at: int, end: int, ecn: int) -> wire.Segment:
+        """The segment, without what we do not agree to. BadPacket."""
+        seg = wire.parse(packet, at, end)
+        if ecn == CE:
+            seg.marked = True
         if not self.stamps:
             seg.timestamp = None
-        seg.marked = ecn == CE
         if not self.sacks:
             seg.sack_permitted = False
-        ports = bytes(memoryview(packet)[at : at + 4])
-        self._demultiplex(source + destination + ports, seg, now)
+        return seg
 
-    def _demultiplex(self, key: bytes, seg: wire.Segment, now: Instant) -> None:
-        c = self.connections.get(key)
-        iss = None
-        if c is not None:
-            iss = self._reused(c, seg)
-            if iss is None:
-                segment_arrives(c, seg, now)
-                return
+    def _deliver(self, c: Connection, seg: wire.Segment, now: Instant) -> None:
+        """A segment for a connection, or for one that takes its place."""
+        iss = self._reused(c, seg) if c.state is State.TIME_WAIT else None
+        if iss is None:
+            segment_arrives(c, seg, now)
+        else:
             c.end(None)
+            self._demultiplex(c.key, seg, now, iss)
+
+    def _demultiplex(
+        self, key: bytes, seg: wire.Segment, now: Instant, iss: int | None = None
+    ) -> None:
+        """A segment of no connection: for a listener, or for nobody. `iss`: of the connection that
+        follows one in TIME-WAIT."""
         listener = self.listeners.get(seg.destination_port)
         path = self._path_back(key)
         if listener is not None and listener.is_at(path.source):
@@ -197,10 +223,7 @@ class Tcp:
     def _reused(self, c: Connection, seg: wire.Segment) -> int | None:
         """RFC 6191 section 2: a SYN that cannot be an old one takes the place of a connection in
         TIME-WAIT. What it gives is the first sequence number of its successor."""
-        if (
-            c.state is not State.TIME_WAIT
-            or seg.flags & (wire.SYN | wire.ACK | wire.RST) != wire.SYN
-        ):
+        if seg.flags & (wire.SYN | wire.ACK | wire.RST) != wire.SYN:
             return None
         newer = unwrap(seg.seq, c.rcv.nxt) > c.rcv.nxt
         if seg.timestamp is not None:

@@ -21,6 +21,8 @@ class State(Enum):
     TIME_WAIT = "TIME-WAIT"
     CLOSED = "CLOSED"
 
+    __hash__ = object.__hash__  # Enum has one in Python, and states are looked up for each segment
+
     def __str__(self) -> str:
         return self.value
 

@@ -164,37 +164,44 @@ def parse(packet: Buffer, at: int, end: int) -> Segment:
     text_at = at + (offset_flags >> 12) * 4
     if text_at < at + HEADER_BYTES or text_at > end:
         raise BadPacket("tcp.bad_offset")
-    text = memoryview(packet)[text_at:end]
+    text = memoryview(packet)[text_at:end] if text_at < end else b""
     segment = Segment(source, destination, seq, ack, offset_flags & 0xFF, wnd, text)
     if offset_flags & URG:
         segment.urgent = urgent
-    if text_at > at + HEADER_BYTES:
-        _parse_options(segment, memoryview(packet)[at + HEADER_BYTES : text_at])
+    options_at = at + HEADER_BYTES
+    if text_at == options_at + STAMP_BYTES:
+        prefix, value, echo = unpack_stamp(packet, options_at)
+        if prefix == STAMP_PREFIX:
+            segment.timestamp = value, echo
+            return segment
+    if text_at > options_at:
+        _parse_options(segment, bytes(packet[options_at:text_at]))
     return segment
 
 
-def _parse_options(segment: Segment, options: memoryview) -> None:
+def _parse_options(segment: Segment, options: bytes) -> None:
     """Of an option that comes twice the last one counts."""
-    at = 0
-    while at < len(options) and options[at] != OPTION_END:
+    at, end = 0, len(options)
+    while at < end:
         kind = options[at]
         if kind == OPTION_NOP:
             at += 1
             continue
-        size = options[at + 1] if at + 1 < len(options) else 0
-        if size < 2 or at + size > len(options):
+        if kind == OPTION_END or at + 1 == end:
+            return
+        size = options[at + 1]
+        if size < 2 or at + size > end:
             return  # nothing behind it can be found
-        body = options[at + 2 : at + size]
         if kind == OPTION_MSS and size == 4:
-            segment.mss = int.from_bytes(body, "big")
-        elif kind == OPTION_WINDOW_SCALE and size == 3:
-            segment.window_scale = min(body[0], WINDOW_SCALE_MAX)
-        elif kind == OPTION_TIMESTAMP and size == 10:
-            segment.timestamp = TIMESTAMP.unpack(body)
+            segment.mss = options[at + 2] << 8 | options[at + 3]
         elif kind == OPTION_SACK_PERMITTED and size == 2:
             segment.sack_permitted = True
+        elif kind == OPTION_TIMESTAMP and size == 10:
+            segment.timestamp = TIMESTAMP.unpack_from(options, at + 2)
+        elif kind == OPTION_WINDOW_SCALE and size == 3:
+            segment.window_scale = min(options[at + 2], WINDOW_SCALE_MAX)
         elif kind == OPTION_SACK and size % 8 == 2:
-            segment.sack = tuple(SACK_BLOCK.iter_unpack(body))
+            segment.sack = tuple(SACK_BLOCK.iter_unpack(options[at + 2 : at + size]))
         at += size
 
 

@@ -436,6 +436,19 @@ def test_the_express_lane_takes_segments_of_ipv6(
 
 
 @BOTH_LINKS
+def test_a_fin_over_ipv6_takes_the_short_way(
+    has_vnet_header: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair(has_vnet_header, Conditions())
+    (connection,) = pair.b.stack.tcp.connections.values()
+    monkeypatch.setattr(pair.b.stack, "_take", lambda _taken, _now: None)
+    pair.connection.finish()
+    pair.a.act()
+    pair.clock.run(SECOND)
+    assert connection.rcv.fin is not None
+
+
+@BOTH_LINKS
 def test_text_gets_through_where_only_smaller_packets_pass(has_vnet_header: bool) -> None:
     """RFC 8201."""
     pair = Pair(has_vnet_header, Conditions(delay=MILLISECOND, mtu=1300), mtu=1500)

@@ -264,6 +264,9 @@ def taken_by(pair: Pair) -> Callable[[bytes], tuple[bool, bytes]]:
     return give
 
 
+NEEDS = VnetHeader(NEEDS_CSUM, csum_start=34, csum_offset=16).emit()
+
+
 def open_pair(has_vnet_header: bool) -> Pair:
     pair = Pair((has_vnet_header, has_vnet_header), Conditions())
     pair.clock.run(SECOND)
@@ -344,6 +347,49 @@ def test_any_wrong_bit_of_a_segment_is_found(has_vnet_header: bool) -> None:
             taken, text = give(front + bytes(bad))
             assert not taken and not text, (at, bit)
     assert give(front + good) == (True, b"some text")
+
+
+def last_segment(pair: Pair) -> Packet:
+    """The next one, with a FIN: not what the express lane takes."""
+    frame = segment(pair, b"text")
+    frame[TCP].flags = "FPA"
+    return frame
+
+
+@pytest.mark.parametrize("front", [VnetHeader(DATA_VALID).emit(), NEEDS, vnet.NOTHING, b""])
+def test_what_is_not_predicted_takes_the_short_way(front: bytes) -> None:
+    pair = open_pair(bool(front))
+
+    def take(frame: bytes, now: Instant) -> None:
+        raise AssertionError("it took the long way")
+
+    pair.b.stack._take = take  # type: ignore[method-assign]
+    pair.b.stack.receive(front + padded(last_segment(pair)), pair.clock.now())
+    assert pair.there.text == b"text"
+
+
+@pytest.mark.parametrize(
+    ("front", "change", "reason"),
+    [
+        (NEEDS[:6] + b"\xff\xff" + NEEDS[8:], {}, "vnet.bad_csum_start"),
+        (VnetHeader(DATA_VALID, 77).emit(), {}, "vnet.bad_gso_type"),
+        (VnetHeader(DATA_VALID).emit(), {"chksum": 1}, "ip.bad_checksum"),
+        (VnetHeader(DATA_VALID).emit(), {"mac": US_AT}, "ethernet.own_source"),
+        (VnetHeader(DATA_VALID).emit(), {"mac": EVERYBODY_AT}, "ethernet.bad_source"),
+        (b"", {"chksum": 1}, "ip.bad_checksum"),
+        (b"", {"mac": US_AT}, "ethernet.own_source"),
+        (b"", {"mac": EVERYBODY_AT}, "ethernet.bad_source"),
+    ],
+)
+def test_the_short_way_takes_nothing_that_the_long_way_drops(
+    front: bytes, change: dict[str, Any], reason: str
+) -> None:
+    pair = open_pair(bool(front))
+    frame = last_segment(pair)
+    frame.src = change.get("mac", THEM_AT)
+    frame[IP].chksum = change.get("chksum")
+    pair.b.stack.receive(front + padded(frame), pair.clock.now())
+    assert pair.b.counters[reason] == 1 and not pair.there.text
 
 
 def test_options_of_ip_take_the_long_way_and_arrive() -> None:
