@@ -47,10 +47,10 @@ from appliance.trace import Counters
 
 __all__ = ["HostAddress", "HostConfig", "Route", "Stack"]
 
-_EXPRESS: Final = "6s6xI H2xHxB2x 12sIIHH"
-"""Ethernet destination; type, version, header length, type of service; IP length; fragment field;
-protocol; then what identifies a connection, sequence number, acknowledgement, data offset and
-flags, window."""
+_EXPRESS: Final = "6s6xI H2xI2x 12sIIHH"
+"""Ethernet destination; type, version, header length, type of service; IP length; fragment field,
+time to live, protocol; then what identifies a connection, sequence number, acknowledgement, data
+offset and flags, window."""
 
 _unpack_express: Final = Struct("!" + _EXPRESS).unpack_from
 _unpack_express_vnet: Final = Struct("!B9x" + _EXPRESS).unpack_from
@@ -69,12 +69,15 @@ _SEGMENT_BYTES_MIN: Final = 20
 
 _PLAIN_IPV4: Final = ethernet.TYPE_IPV4 << 16 | 0x4500
 _ALL_BUT_SERVICE: Final = 0xFFFFFF00
-_IS_FRAGMENT: Final = ipv4.MORE_FRAGMENTS | ipv4.OFFSET_MASK
+_WHOLE_MASK: Final = (ipv4.MORE_FRAGMENTS | ipv4.OFFSET_MASK) << 16 | 0xFF
+"""Of fragment field, time to live and protocol: of a whole packet this leaves the protocol."""
 
 _IP_AT: Final = ethernet.HEADER_BYTES
 _IP_AT_VNET: Final = vnet.HEADER_BYTES + ethernet.HEADER_BYTES
+_TCP_AT: Final = _IP_AT + ipv4.HEADER_BYTES
+_TCP_AT_VNET: Final = _IP_AT_VNET + ipv4.HEADER_BYTES
 _PACKET_BYTES_MIN: Final = ipv4.HEADER_BYTES + 20
-"""An IP and a TCP header without options."""
+"""An IP and a TCP header without options. (That the IP length is no smaller, express.py sees.)"""
 
 _PADDING_MAX: Final = 64
 """What follows the packet in an honest frame: Ethernet has a minimum of 60 bytes. The express lane
@@ -195,8 +198,7 @@ class Stack:
                 mac,
                 kind,
                 total_bytes,
-                fragment,
-                protocol,
+                fragment_protocol,
                 key,
                 seq,
                 ack,
@@ -207,12 +209,10 @@ class Stack:
             if (
                 connection is not None
                 and kind & _ALL_BUT_SERVICE == _PLAIN_IPV4
-                and protocol == PROTOCOL_TCP
-                and not fragment & _IS_FRAGMENT
+                and fragment_protocol & _WHOLE_MASK == PROTOCOL_TCP
                 and mac == self._mac
-                and total_bytes >= _PACKET_BYTES_MIN
             ):
-                at = _IP_AT_VNET + ipv4.HEADER_BYTES
+                at = _TCP_AT_VNET
                 end = _IP_AT_VNET + total_bytes
                 if end <= len(frame) <= end + _PADDING_MAX and (
                     vnet_flags & CHECKSUM_GOOD or is_sound(frame, _IP_AT_VNET, end)
@@ -236,8 +236,7 @@ class Stack:
                 mac,
                 kind,
                 total_bytes,
-                fragment,
-                protocol,
+                fragment_protocol,
                 key,
                 seq,
                 ack,
@@ -248,12 +247,10 @@ class Stack:
             if (
                 connection is not None
                 and kind & _ALL_BUT_SERVICE == _PLAIN_IPV4
-                and protocol == PROTOCOL_TCP
-                and not fragment & _IS_FRAGMENT
+                and fragment_protocol & _WHOLE_MASK == PROTOCOL_TCP
                 and mac == self._mac
-                and total_bytes >= _PACKET_BYTES_MIN
             ):
-                at = _IP_AT + ipv4.HEADER_BYTES
+                at = _TCP_AT
                 end = _IP_AT + total_bytes
                 if end <= len(frame) <= end + _PADDING_MAX and is_sound(frame, _IP_AT, end):
                     if connection.express(seq, ack, offset_flags, window, frame, at, end, now):

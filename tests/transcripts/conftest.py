@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from appliance.netstack.tcp import output
 from tests.transcripts.tcp_wire import IPV4, IPV6, Wire
 
 OUT = Path(__file__).parent.parent / "out"
@@ -18,8 +19,9 @@ LANES = ("express", "long way", "IPv6")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every transcript is played three times: header prediction must change nothing but the cost,
-    and the family of the addresses nothing that TCP does. `@pytest.mark.lanes`: only on these."""
+    """Every transcript is played three times: the express lane must change nothing but the cost,
+    in (header prediction) and out, and the family of the addresses nothing that TCP does.
+    `@pytest.mark.lanes`: only on these."""
     if "wire" in metafunc.fixturenames:
         only = metafunc.definition.get_closest_marker("lanes")
         lanes = LANES if only is None else only.args
@@ -28,8 +30,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
+def wire(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
     """The wire of one lane."""
+    if request.param == "long way":
+        monkeypatch.setattr(output, "send_alone", lambda _connection, _now: False)
     family = IPV6 if request.param == "IPv6" else IPV4
     wire = Wire(expressly=request.param != "long way", family=family)
     request.node.stash[WIRE] = wire

@@ -30,7 +30,8 @@ class Congestion(Protocol):
     """The effective one; it may become smaller (RFC 1191)."""
 
     def acknowledged(self, count: int, flight: int, now: Instant) -> None:
-        """`count` new bytes were acknowledged, of `flight` that were out. Not during recovery."""
+        """`count` new bytes were acknowledged, of `flight` that were out. Not during recovery; and
+        need not be told where `flight` was less than half the window: that does not grow then."""
 
     def lost(self, flight: int, now: Instant) -> None:
         """A loss was found out by acknowledgements: the window is made smaller."""

@@ -47,7 +47,7 @@ from appliance.netstack.tcp.recovery import NewRenoRecovery, Recovery
 from appliance.netstack.tcp.retransmission import RoundTrip, timer_expired
 from appliance.netstack.tcp.sack_recovery import SackRecovery
 from appliance.netstack.tcp.send_half import Buffer, SendHalf
-from appliance.netstack.tcp.state import FIGURE_5, HANDSHAKING, State
+from appliance.netstack.tcp.state import CLOSED, FIGURE_5, HANDSHAKING, State
 from appliance.netstack.wire import tcp as wire
 from appliance.netstack.wire.address import address_text
 
@@ -251,7 +251,7 @@ class Connection:
         """SEND: queue text. The buffers are given away and must not change. On a connection that
         cannot send any more, nothing happens."""
         snd = self.snd
-        if snd.fin is not None or self.closing or self.state is State.CLOSED:
+        if snd.fin is not None or self.closing or self.state is CLOSED:
             return
         snd.queue(buffers)
         if snd.end - snd.una >= TCP_SEND_ROOM_BYTES:

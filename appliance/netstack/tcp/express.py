@@ -60,26 +60,26 @@ def express(  # noqa: C901 - one straight line on purpose: a call costs what a s
             c.stamp_recent, c.stamp_recent_at = stamp, now
     c.heard_at = now
     # Step 5: in order, and acknowledging no less than before, so it always renews the window.
-    snd.wnd = wnd
+    snd.wnd, snd.wl1, snd.wl2 = wnd, nxt, una + acked
     if wnd > snd.wnd_max:
         snd.wnd_max = wnd
-    snd.wl1, snd.wl2 = nxt, una + acked
     if acked:
         acknowledged(c, una + acked, now, echo)
     if count:  # step 7
         rcv.pieces.append(memoryview(frame)[text_at:end])
         rcv.nxt = nxt + count
         rcv.unacked += count
-        rcv.count += count
-        rcv.charge += count if count > TCP_PIECE_BYTES_MIN else TCP_PIECE_BYTES_MIN
-    if not c.marked and (count or snd.nxt < snd.limit):
-        c.marked = True
-        c.tcp.dirty.append(c)
-    if count:
+        rcv.count = count  # nothing waited, or it would not have been predicted
+        rcv.charge = count if count > TCP_PIECE_BYTES_MIN else TCP_PIECE_BYTES_MIN
+        if not c.marked:
+            c.marked = True
+            c.tcp.dirty.append(c)
         c.user.readable(c)
         if rcv.pieces:  # left to wait: the long way keeps account of that
             rcv.account()
             c.predict()
+    elif snd.nxt < snd.limit and not c.marked:
+        c.mark()
     if c.crowded:
         c.ease()
     return True

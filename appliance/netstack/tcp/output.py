@@ -24,7 +24,7 @@ from appliance.netstack.ip.path import ECT_0, NOT_ECT, Path
 from appliance.netstack.tcp.ecn import SETUP
 from appliance.netstack.tcp.retransmission import probe_interval
 from appliance.netstack.tcp.sequence import MASK
-from appliance.netstack.tcp.state import State
+from appliance.netstack.tcp.state import CLOSED, State
 from appliance.netstack.wire.checksum import fold, word_sum_of
 from appliance.netstack.wire.tcp import (
     ACK,
@@ -61,7 +61,9 @@ POINTER_MAX: Final = 0xFFFF
 
 def output(c: Connection, now: Instant) -> None:
     """Send whatever may be sent now."""
-    if c.state is State.CLOSED:
+    if c.predicted >= 0 and send_alone(c, now):
+        return
+    if c.state is CLOSED:
         return
     snd, rcv = c.snd, c.rcv
     if c.syn_due:
@@ -81,6 +83,40 @@ def output(c: Connection, now: Instant) -> None:
         c.ack_timer.set(now + TCP_DELAYED_ACK)
     if c.closed and c.state is State.FIN_WAIT_2:
         c.reap_later(now)
+
+
+def send_alone(c: Connection, now: Instant) -> bool:
+    """The usual case, in one straight line, as in express.py: a call, or its reply. What there is
+    to send is less than a segment, nothing is in flight, nothing else is going on, and everything
+    fits. What send_text would do is done; or else nothing, and the answer is False."""
+    snd = c.snd
+    seq, stop = snd.nxt, snd.limit
+    count = stop - seq
+    if (
+        not 0 < count < c.mss
+        or seq != snd.una
+        or count > snd.wnd
+        or c.ecn is not None
+        or c.corked
+        or c.rcv.acks_owed
+        or c.probe_due
+        or c.send_at_once
+    ):
+        return False
+    trip = c.round_trip
+    if now - c.sent_at > trip.rto:
+        c.congestion.idle(now)
+    if count > c.congestion.window:
+        return False
+    c.progress_at = c.sent_at = now
+    pieces = snd.take(count)
+    snd.runs.append((stop, now, False))
+    if snd.timed is None:
+        snd.timed, snd.timed_at = stop, now
+    if c.resend_timer.deadline is None:
+        c.resend_timer.set(now + trip.rto)
+    emit(c, seq, ACK | PSH, pieces, count, now)
+    return True
 
 
 def acknowledge(c: Connection, now: Instant) -> None:
@@ -243,12 +279,7 @@ def emit(
     window = rcv.advertise()
     path = c.path
     header = c.header
-    if path.checksum_offload:
-        checksum = c.checksum_base + count
-        checksum = (checksum & 0xFFFF) + (checksum >> 16)
-        checksum = (checksum & 0xFFFF) + (checksum >> 16)
-    else:
-        checksum = 0
+    checksum = (c.checksum_base + count) % 0xFFFF if path.checksum_offload else 0
     if c.stamps:
         stamp = now // MILLISECOND + c.stamp_base & MASK
         flags |= STAMPED_OFFSET | c.echo

@@ -47,20 +47,21 @@ class RoundTrip:
 
     def sample(self, rtt: int, now: Instant) -> None:
         """A segment that was sent once was acknowledged after `rtt`. This ends a backoff, too."""
-        srtt, rttvar = self.srtt, self.rttvar
+        srtt = self.srtt
         if srtt is None:  # (2.2)
-            srtt = rtt
-            rttvar = rtt >> 1
+            self.srtt = srtt = rtt
+            self.rttvar = rttvar = rtt >> 1
         else:  # (2.3)
-            rttvar += ((srtt - rtt if srtt > rtt else rtt - srtt) - rttvar) >> 2
-            srtt += (rtt - srtt) >> 3
-        self.srtt, self.rttvar = srtt, rttvar
-        rto = srtt + (4 * rttvar if 4 * rttvar > MILLISECOND else MILLISECOND)
+            error = rtt - srtt
+            rttvar = self.rttvar
+            self.rttvar = rttvar = rttvar + ((error if error > 0 else -error) - rttvar >> 2)
+            self.srtt = srtt = srtt + (error >> 3)
+        margin = rttvar << 2
+        rto = srtt + (margin if margin > MILLISECOND else MILLISECOND)
         if rto < TCP_RTO_MIN:  # (2.4)
-            rto = TCP_RTO_MIN
-        elif rto > TCP_RTO_MAX:  # (2.5)
-            rto = TCP_RTO_MAX
-        self.rto = rto
+            self.rto = TCP_RTO_MIN
+        else:  # (2.5)
+            self.rto = rto if rto < TCP_RTO_MAX else TCP_RTO_MAX
         if rtt < self.least or now > self._least_until:
             self.least = rtt
             self._least_until = now + LEAST_LASTS
@@ -95,31 +96,45 @@ def acknowledged(c: Connection, ack: int, now: Instant, echo: int = 0) -> None:
     snd.acknowledge(ack)
     c.progress_at = now
     c.send_at_once = False
-    if snd.timed is not None and ack >= snd.timed:
-        c.round_trip.sample(now - snd.timed_at, now)
-        snd.timed = None
-    elif snd.timed is None and echo:
-        # A timestamp tells which of the copies has arrived (RFC 7323 section 4.1). Without one, a
-        # backoff would last until something new is sent.
-        age = now // MILLISECOND + c.stamp_base - echo & MASK
-        if age * MILLISECOND <= TCP_RTO_MAX:
-            c.round_trip.sample(max(age, 1) * MILLISECOND, now)
+    timed = snd.timed
+    if timed is not None:
+        if ack >= timed:
+            c.round_trip.sample(now - snd.timed_at, now)
+            snd.timed = None
+    elif echo:
+        _sample_copy(c, echo, now)
     if calm:
-        c.congestion.acknowledged(acked, flight, now)
-        restart = False
-        if flight > acked:
+        congestion = c.congestion
+        if flight * 2 >= congestion.window:  # or it did not limit us, and would not grow
+            congestion.acknowledged(acked, flight, now)
+        if acked == flight:
+            c.resend_timer.deadline = None  # (5.2)
+        else:
             # RFC 6298 (5.3), or first a probe of the tail: the same as Recovery.arm, but shorter.
             trip = c.round_trip
             probed = c.sacks and flight - acked > c.mss
             c.resend_timer.set(now + (trip.probe_timeout if probed else trip.rto))
     else:
-        restart = recovery.advanced(c, acked, flight, now, echo)
-    if ack == snd.nxt:
-        c.resend_timer.clear()  # (5.2)
-    elif restart:
-        recovery.arm(c, now)  # (5.3)
+        _advanced(c, acked, flight, now, echo)
     if snd.nxt < snd.limit or snd.lost.size:
         c.mark()
+
+
+def _advanced(c: Connection, acked: int, flight: int, now: Instant, echo: int) -> None:
+    """The same, while there is something to recover from."""
+    restart = c.recovery.advanced(c, acked, flight, now, echo)
+    if acked == flight:
+        c.resend_timer.clear()  # (5.2)
+    elif restart:
+        c.recovery.arm(c, now)  # (5.3)
+
+
+def _sample_copy(c: Connection, echo: int, now: Instant) -> None:
+    """What is acknowledged was sent again. A timestamp tells which of the copies has arrived (RFC
+    7323 section 4.1). Without one, a backoff would last until something new is sent."""
+    age = now // MILLISECOND + c.stamp_base - echo & MASK
+    if age * MILLISECOND <= TCP_RTO_MAX:
+        c.round_trip.sample(max(age, 1) * MILLISECOND, now)
 
 
 # --- the timer ---------------------------------------------------------------

@@ -100,6 +100,10 @@ class SendHalf:
         unsent, sent = self.unsent, self.sent
         self.nxt += count
         if self.nxt == self.end:
+            if len(unsent) == 1:
+                run = unsent.popleft()
+                sent.append(run)
+                return [run[1]]
             pieces = [buffer for _, buffer in unsent]
             sent.extend(unsent)
             unsent.clear()
@@ -131,16 +135,17 @@ class SendHalf:
         """The peer has everything before `ack`: let go of it."""
         self.una = ack
         sent = self.sent
-        while sent:
-            start, buffer = sent[0]
-            if start + len(buffer) > ack:
-                break
-            sent.popleft()
-        runs = self.runs
         if ack == self.nxt:
-            runs.clear()
-        elif runs and runs[0][0] <= ack:
-            self.times.acknowledged(ack)
+            sent.clear()
+            self.runs.clear()
+        else:
+            while sent:
+                start, buffer = sent[0]
+                if start + len(buffer) > ack:
+                    break
+                sent.popleft()
+            if self.runs and self.runs[0][0] <= ack:
+                self.times.acknowledged(ack)
         if self.lost.size:
             self.lost.remove_before(ack)
         if self.departed:

@@ -27,6 +27,10 @@ class State(Enum):
         return self.value
 
 
+CLOSED: Final = State.CLOSED
+"""For the hot path: to find a member of an Enum takes 0.1 us."""
+
+
 FIGURE_5: Final[dict[State, frozenset[State]]] = {
     State.CLOSED: frozenset((State.LISTEN, State.SYN_SENT)),
     State.LISTEN: frozenset((State.SYN_RECEIVED, State.SYN_SENT)),

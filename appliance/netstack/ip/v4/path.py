@@ -33,12 +33,13 @@ from appliance.trace import Counters
 
 _SERVICE_TO_CHECKSUM: Final = Struct("!BH6sH").pack_into
 _IP_SERVICE_AT: Final = 1
+_HEADER_BYTES: Final = ipv4.HEADER_BYTES
 
 
 class Ipv4Path(LinkPath):
     """From one of our addresses to one destination (path.py says what the attributes mean)."""
 
-    __slots__ = ("_after_length", "_fixed_sum", "_identification", "_ttl")
+    __slots__ = ("_after_length", "_fixed_sum", "_identification", "_service_at", "_ttl")
 
     mtu_min = PATH_MTU_MIN
     _tcp_gso = vnet.GSO_TCPV4
@@ -68,6 +69,7 @@ class Ipv4Path(LinkPath):
         """Identification, DF, time to live, protocol: what is between length and checksum."""
         self._fixed_sum = word_sum(packet[:10] + packet[12:])
         self._make_templates(our_mac, ethernet.TYPE_IPV4, packet)
+        self._service_at = self._ip_at + _IP_SERVICE_AT
 
     # --- TCP --------------------------------------------------------------------------
 
@@ -80,18 +82,17 @@ class Ipv4Path(LinkPath):
         traffic_class: int = NOT_ECT,
     ) -> None:
         """Send one TCP packet (path.py)."""
-        header_bytes = len(header)
         if text_bytes > mss:
             template = self._many
-            shape = header_bytes, mss, traffic_class and header[FLAGS_AT] & CWR
+            shape = len(header), mss, traffic_class and header[FLAGS_AT] & CWR
             if self._many_is_for != shape:
                 self._cut_into(shape)
         else:
             template = self._one
-        total_bytes = ipv4.HEADER_BYTES + header_bytes + text_bytes
+        total_bytes = _HEADER_BYTES + len(header) + text_bytes
         _SERVICE_TO_CHECKSUM(
             template,
-            self._ip_at + _IP_SERVICE_AT,
+            self._service_at,
             traffic_class,
             total_bytes,
             self._after_length,
