@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from appliance.clock import Instant
 from appliance.ifconf import InterfaceConfig
 from appliance.netstack.ip.addresses import AddressState
-from appliance.netstack.ip.routes import default_route
+from appliance.netstack.ip.routes import Route, default_route
 from appliance.netstack.ip.v6.router import link_local
 from appliance.netstack.stack import HostAddress, HostConfig, Stack
 from appliance.netstack.wire.address import address_text
@@ -29,7 +29,13 @@ def host_config(interface: InterfaceConfig) -> HostConfig:
     return HostConfig(
         interface.mac,
         tuple(HostAddress(a.ip.packed, a.network.prefixlen) for a in interface.addresses),
-        tuple(default_route(gateway.packed) for gateway in interface.gateways),
+        (
+            *(default_route(gateway.packed) for gateway in interface.gateways),
+            *(
+                Route(r.network.network_address.packed, r.network.prefixlen, r.gateway.packed)
+                for r in interface.routes
+            ),
+        ),
         interface.mtu,
         interface.ttl,
         autoconfigure=interface.slaac,

@@ -169,6 +169,13 @@ def add_network(network: argparse._ArgumentGroup) -> None:
         action="append",
         help="the router to other networks; one for IPv4, one for IPv6",
     )
+    network.add_argument(
+        "--route",
+        metavar="NETWORK/LEN,via=ADDR",
+        action="append",
+        default=[],
+        help="a network behind another router; of both families; repeatable",
+    )
     network.add_argument("--mac", metavar="MAC", help="Ethernet address (made of the IP address)")
     network.add_argument(
         "--hostname", metavar="NAME", default=HOSTNAME_DEFAULT, help="told to a DHCP server"
@@ -350,6 +357,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
             tap=options.tap or "tap0",
             ip=options.ip,
             gateway=options.gateway,
+            route=options.route,
             mac=options.mac,
             mtu=options.mtu,
             host_ip=options.host_ip,

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
+    IPv4Network,
     IPv6Address,
     IPv6Interface,
+    IPv6Network,
     ip_address,
     ip_interface,
+    ip_network,
 )
+
+from appliance.limits import STATIC_ROUTES_MAX
 
 Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface
+Network = IPv4Network | IPv6Network
 
 PREFIX_LENGTH_DEFAULT = {4: 24, 6: 64}
 MTU_DEFAULT = 1500
@@ -32,6 +38,8 @@ TTL_MAX = 255
 HOSTNAME_DEFAULT = "rumpnfsd"
 DHCP = "dhcp"
 SLAAC = "slaac"
+EVERYWHERE: dict[int, Network] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+ROUTE_EXAMPLE = "for example --route 10.1.0.0/16,via=10.0.0.1"
 NAME_BYTES_MAX = 15  # IFNAMSIZ less the NUL
 HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
@@ -42,6 +50,14 @@ class ConfigError(ValueError):
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class StaticRoute:
+    """A network behind a router on the link."""
+
+    network: Network
+    gateway: Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +80,8 @@ class InterfaceConfig:
     """What a DHCP server is told that we are called; empty: nothing."""
     ttl: int = TTL_DEFAULT
     """How many routers a packet may pass."""
+    routes: tuple[StaticRoute, ...] = ()
+    """Beside those of `gateways`, which lead everywhere."""
 
 
 def interface_config(
@@ -71,6 +89,7 @@ def interface_config(
     tap: str = "tap0",
     ip: str | Sequence[str],
     gateway: str | Sequence[str] | None = None,
+    route: Sequence[str] = (),
     mac: str | None = None,
     mtu: int = MTU_DEFAULT,
     host_ip: str | Sequence[str] | None = None,
@@ -100,10 +119,12 @@ def interface_config(
         station = mac_of_machine(f"{machine} {tap}")
     else:
         station = default_mac(addresses[0].ip)
+    gateways = parse_gateways(words_of(gateway), addresses, dhcp=dhcp)
+    comes_later = {version for version, later in ((4, dhcp), (6, slaac)) if later}
     return InterfaceConfig(
         tap=tap,
         addresses=addresses,
-        gateways=parse_gateways(words_of(gateway), addresses, dhcp=dhcp),
+        gateways=gateways,
         mac=station,
         mtu=mtu,
         hosts=hosts,
@@ -111,6 +132,7 @@ def interface_config(
         slaac=slaac,
         hostname=parse_hostname(hostname),
         ttl=ttl,
+        routes=parse_routes(route, addresses, gateways, comes_later),
     )
 
 
@@ -202,6 +224,66 @@ def parse_gateway(text: str, ours: Sequence[Interface]) -> Address:
         networks = " ".join(str(address.network) for address in family)
         raise ConfigError(f"the gateway {gateway} is not another host in {networks or 'reach'}")
     return gateway
+
+
+def parse_routes(
+    texts: Sequence[str],
+    ours: Sequence[Interface],
+    gateways: Sequence[Address],
+    comes_later: Container[int],
+) -> tuple[StaticRoute, ...]:
+    """Each network once. `comes_later`: the families in which we have networks that are not known
+    yet, and any gateway may be a neighbour."""
+    routes = tuple(parse_route(text, ours, comes_later) for text in texts)
+    networks = [EVERYWHERE[gateway.version] for gateway in gateways]
+    for route in routes:
+        if route.network in networks:
+            raise ConfigError(f"there is more than one route to {route.network}")
+        networks.append(route.network)
+    if len(routes) > STATIC_ROUTES_MAX:
+        raise ConfigError(f"{len(routes)} times --route", f"at most {STATIC_ROUTES_MAX}")
+    return routes
+
+
+def parse_route(text: str, ours: Sequence[Interface], comes_later: Container[int]) -> StaticRoute:
+    """NETWORK[/LEN],via=GATEWAY, or in the words of ip-route(8), NETWORK[/LEN] via GATEWAY; without
+    a length it leads to one host, and `default` everywhere."""
+    words = text.replace(",", " ").replace("=", " ").split()
+    if len(words) != 3 or words[1] != "via":
+        raise ConfigError(f"--route {text!r} is not NETWORK/LEN,via=GATEWAY", ROUTE_EXAMPLE)
+    destination, _, via = words
+    try:
+        gateway = ip_address(via)
+    except ValueError:
+        raise ConfigError(f"--route {text!r}: {via!r} is not an IP address") from None
+    network = (
+        EVERYWHERE[gateway.version]
+        if destination == "default"
+        else parse_network(text, destination)
+    )
+    if network.version != gateway.version:
+        raise ConfigError(f"--route {text!r}: the gateway is of the other family", ROUTE_EXAMPLE)
+    if network.is_multicast or network.is_loopback:
+        raise ConfigError(f"--route {text!r}: no router leads to {network}")
+    if gateway.version in comes_later and is_for_host(ip_interface(gateway)):
+        return StaticRoute(network, gateway)
+    return StaticRoute(network, parse_gateway(via, ours))
+
+
+def parse_network(text: str, destination: str) -> Network:
+    """The network of the route `text`: an address in it is not enough."""
+    try:
+        around = ip_network(destination, strict=False)
+    except ValueError:
+        raise ConfigError(
+            f"--route {text!r}: {destination!r} is not a network", ROUTE_EXAMPLE
+        ) from None
+    if str(around.network_address) != str(ip_address(destination.partition("/")[0])):
+        raise ConfigError(
+            f"--route {text!r}: {destination} is an address in a network",
+            f"the network is {around}",
+        )
+    return around
 
 
 def first_other_address(address: Interface) -> Interface:

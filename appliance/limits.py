@@ -59,6 +59,10 @@ ADDRESSES_MAX: Final = 16
 ROUTES_MAX: Final = 64
 """Routes, learnt ones included: every new path looks at all of them."""
 
+STATIC_ROUTES_MAX: Final = 16
+"""Routes that the user gives. With the networks of ADDRESSES_MAX addresses, and with what may be
+learnt (ND_ROUTERS_MAX, ND_PREFIXES_MAX, a lease's), they fit into ROUTES_MAX: none is left out."""
+
 NEIGHBOURS_MAX: Final = 256
 """Neighbours of each family known at the same time: a /24 full of clients. A flood evicts idle ones
 first."""

@@ -51,6 +51,7 @@ def main(words: Sequence[str] | None = None) -> int:
             tap=options.tap,
             ip=options.ip,
             gateway=options.gateway,
+            route=options.route,
             host_ip=options.host_ip,
             no_host_ip=options.no_host_ip,
         )
@@ -83,6 +84,13 @@ def _parser() -> Parser:
     )
     made.add_argument(
         "--gateway", action="append", metavar="ADDR", help="the router to everywhere else"
+    )
+    made.add_argument(
+        "--route",
+        action="append",
+        default=[],
+        metavar="NETWORK/LEN,via=ADDR",
+        help="a network behind another router; repeatable",
     )
     made.add_argument(
         "--host-ip",

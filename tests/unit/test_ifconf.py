@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv6Address,
+    IPv6Interface,
+    ip_address,
+    ip_network,
+)
 
 import pytest
 
-from appliance.ifconf import ConfigError, InterfaceConfig, interface_config
+from appliance.ifconf import ConfigError, InterfaceConfig, StaticRoute, interface_config
+from appliance.limits import (
+    ADDRESSES_MAX,
+    ND_PREFIXES_MAX,
+    ND_ROUTERS_MAX,
+    ROUTES_MAX,
+    STATIC_ROUTES_MAX,
+)
 
 
 def test_an_address_alone_is_a_slash_24_with_the_first_other_address_for_the_host() -> None:
@@ -38,6 +52,75 @@ def test_a_gateway_and_a_mac_are_taken_as_written() -> None:
     made = interface_config(ip="10.0.0.5", gateway="10.0.0.254", mac="02-00-00-00-00-2a")
     assert made.gateways == (IPv4Address("10.0.0.254"),)
     assert made.mac == bytes.fromhex("02000000002a")
+
+
+def test_a_route_is_said_with_commas_or_as_ip_route_has_it() -> None:
+    """Without a length it leads to one host."""
+    made = interface_config(
+        ip=["10.0.0.5", "fd00::5"],
+        gateway="10.0.0.254",
+        route=[
+            "10.1.0.0/16,via=10.0.0.1",
+            "10.1.2.3 via 10.0.0.2",
+            "default via fe80::1",
+            "fd01::/48,via=fd00::1",
+        ],
+    )
+    assert made.routes == (
+        StaticRoute(ip_network("10.1.0.0/16"), ip_address("10.0.0.1")),
+        StaticRoute(ip_network("10.1.2.3/32"), ip_address("10.0.0.2")),
+        StaticRoute(ip_network("::/0"), ip_address("fe80::1")),
+        StaticRoute(ip_network("fd01::/48"), ip_address("fd00::1")),
+    )
+
+
+def test_a_gateway_in_a_network_that_comes_later_is_believed() -> None:
+    """Whether it is a neighbour is not known before there is a lease, or an advertisement."""
+    route = ["10.1.0.0/16,via=10.0.0.1", "fd01::/48,via=2001:db8::1"]
+    made = interface_config(ip=["dhcp", "slaac"], route=route, machine="here")
+    assert [str(one.gateway) for one in made.routes] == ["10.0.0.1", "2001:db8::1"]
+
+
+@pytest.mark.parametrize(
+    ("route", "message"),
+    [
+        ("10.1.0.0/16", "is not NETWORK/LEN,via=GATEWAY"),
+        ("10.1.0.0/16,gateway=10.0.0.1", "is not NETWORK/LEN,via=GATEWAY"),
+        ("10.1.0.0/16,via=10.0.0.1,metric=5", "is not NETWORK/LEN,via=GATEWAY"),
+        ("10.1.0.0/33,via=10.0.0.1", "'10.1.0.0/33' is not a network"),
+        ("elsewhere,via=10.0.0.1", "'elsewhere' is not a network"),
+        ("10.1.2.3/16,via=10.0.0.1", "10.1.2.3/16 is an address in a network"),
+        ("10.1.0.0/16,via=router", "'router' is not an IP address"),
+        ("10.1.0.0/16,via=fd00::1", "the gateway is of the other family"),
+        ("10.1.0.0/16,via=10.0.1.1", "the gateway 10.0.1.1 is not another host in 10.0.0.0/24"),
+        ("10.1.0.0/16,via=10.0.0.5", "the gateway 10.0.0.5 is not another host"),
+        ("fd01::/64,via=fd02::1", "the gateway fd02::1 is not another host in fd00::/64"),
+        ("224.0.0.0/4,via=10.0.0.1", "no router leads to 224.0.0.0/4"),
+        ("127.0.0.0/8,via=10.0.0.1", "no router leads to 127.0.0.0/8"),
+        ("default,via=10.0.0.1", "there is more than one route to 0.0.0.0/0"),
+    ],
+)
+def test_a_route_that_cannot_be_is_refused_in_words(route: str, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        interface_config(ip=["10.0.0.5", "fd00::5"], gateway="10.0.0.254", route=[route])
+    assert message in str(raised.value)
+
+
+def test_routes_have_a_limit_and_each_network_one() -> None:
+    many = [f"10.1.{number}.0/24,via=10.0.0.1" for number in range(STATIC_ROUTES_MAX + 1)]
+    assert len(interface_config(ip="10.0.0.5", route=many[1:]).routes) == STATIC_ROUTES_MAX
+    with pytest.raises(ConfigError, match="17 times --route"):
+        interface_config(ip="10.0.0.5", route=many)
+    with pytest.raises(ConfigError, match=r"more than one route to 10\.1\.0\.0/24"):
+        interface_config(ip="10.0.0.5", route=[many[0], many[0]])
+
+
+def test_all_routes_fit_into_the_table() -> None:
+    """What the user gives is never left out, whatever routers and DHCP servers add."""
+    lease = 1
+    learnt = ND_ROUTERS_MAX + ND_PREFIXES_MAX + lease
+    default = 2
+    assert ADDRESSES_MAX + STATIC_ROUTES_MAX + default + learnt <= ROUTES_MAX
 
 
 def test_with_dhcp_there_is_no_address_and_none_for_the_host() -> None:
