@@ -38,6 +38,7 @@ def host_config(interface: InterfaceConfig) -> HostConfig:
         ),
         interface.mtu,
         interface.ttl,
+        tuple((address.packed, mac) for address, mac in interface.neighbours),
         autoconfigure=interface.slaac,
     )
 

@@ -176,6 +176,13 @@ def add_network(network: argparse._ArgumentGroup) -> None:
         default=[],
         help="a network behind another router; of both families; repeatable",
     )
+    network.add_argument(
+        "--neighbour",
+        metavar="ADDR=MAC",
+        action="append",
+        default=[],
+        help="a host on the link that is not asked where it is; repeatable",
+    )
     network.add_argument("--mac", metavar="MAC", help="Ethernet address (made of the IP address)")
     network.add_argument(
         "--hostname", metavar="NAME", default=HOSTNAME_DEFAULT, help="told to a DHCP server"
@@ -364,6 +371,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
             no_host_ip=options.no_host_ip or options.tap_fd is not None,
             hostname=options.hostname,
             ttl=options.ttl,
+            neighbours=options.neighbour,
             machine=this_machine() if options.mac is None else "",
         ),
         tap_fd=options.tap_fd,

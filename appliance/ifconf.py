@@ -22,7 +22,7 @@ from ipaddress import (
     ip_network,
 )
 
-from appliance.limits import STATIC_ROUTES_MAX
+from appliance.limits import NEIGHBOURS_FIXED_MAX, STATIC_ROUTES_MAX
 
 Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface
@@ -82,6 +82,8 @@ class InterfaceConfig:
     """How many routers a packet may pass."""
     routes: tuple[StaticRoute, ...] = ()
     """Beside those of `gateways`, which lead everywhere."""
+    neighbours: tuple[tuple[Address, bytes], ...] = ()
+    """Hosts on the link whose MAC addresses are known, and not asked for."""
 
 
 def interface_config(
@@ -96,6 +98,7 @@ def interface_config(
     no_host_ip: bool = False,
     hostname: str = HOSTNAME_DEFAULT,
     ttl: int = TTL_DEFAULT,
+    neighbours: Sequence[str] = (),
     machine: str = "",
 ) -> InterfaceConfig:
     """Everything about the interface, from the words of the command line. ConfigError.
@@ -133,6 +136,7 @@ def interface_config(
         hostname=parse_hostname(hostname),
         ttl=ttl,
         routes=parse_routes(route, addresses, gateways, comes_later),
+        neighbours=parse_neighbours(neighbours, addresses),
     )
 
 
@@ -284,6 +288,26 @@ def parse_network(text: str, destination: str) -> Network:
             f"the network is {around}",
         )
     return around
+
+
+def parse_neighbours(
+    texts: Sequence[str], ours: Sequence[Interface]
+) -> tuple[tuple[Address, bytes], ...]:
+    """ADDR=MAC, each for another host. ConfigError."""
+    if len(texts) > NEIGHBOURS_FIXED_MAX:
+        raise ConfigError(f"there are {NEIGHBOURS_FIXED_MAX} --neighbour at most")
+    known: dict[Address, bytes] = {}
+    for text in texts:
+        address_text, _, mac = text.partition("=")
+        try:
+            address = ip_address(address_text if mac else "")
+        except ValueError:
+            hint = "for example 10.0.0.1=02:00:00:00:00:01"
+            raise ConfigError(f"--neighbour {text} is not ADDR=MAC", hint) from None
+        if any(address == one.ip for one in ours) or address.is_multicast or address in known:
+            raise ConfigError(f"--neighbour {text} is not another host")
+        known[address] = parse_mac(mac)
+    return tuple(known.items())
 
 
 def first_other_address(address: Interface) -> Interface:

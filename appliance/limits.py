@@ -67,6 +67,9 @@ NEIGHBOURS_MAX: Final = 256
 """Neighbours of each family known at the same time: a /24 full of clients. A flood evicts idle ones
 first."""
 
+NEIGHBOURS_FIXED_MAX: Final = 256
+"""Neighbours of each family whose MAC address the user has given. They are there for ever."""
+
 NEIGHBOURS_RESOLVING_MAX: Final = 64
 """Neighbours being asked for at the same time, so that packets from forged addresses cannot make
 us fill the link with broadcasts: at most this many in three seconds."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.addressing import host_config
 from appliance.cli import main, notify, parse_mount, parser, settings_of
 from appliance.fsimage.device import FileDevice
 from appliance.fsimage.durability import Durability
@@ -227,6 +228,14 @@ def test_congestion_control_is_cubic_unless_somebody_wants_another() -> None:
     chosen = [*SERVE, "--congestion", "newreno"]
     assert settings_of(parser().parse_args(SERVE)).congestion == "cubic"
     assert settings_of(parser().parse_args(chosen)).congestion == "newreno"
+
+
+def test_what_is_said_of_neighbours_gets_to_the_stack() -> None:
+    words = ["--memory", "1M", "--ip", "10.0.0.5", "--neighbour", "10.0.0.9=02:00:00:00:00:09"]
+    interface = settings_of(parser().parse_args(words)).interface
+    assert host_config(interface).neighbours == (
+        (bytes((10, 0, 0, 9)), bytes.fromhex("020000000009")),
+    )
 
 
 def test_faults_are_rules_in_their_order_and_told_at_the_start() -> None:

@@ -18,6 +18,7 @@ from appliance.limits import (
     ADDRESSES_MAX,
     ND_PREFIXES_MAX,
     ND_ROUTERS_MAX,
+    NEIGHBOURS_FIXED_MAX,
     ROUTES_MAX,
     STATIC_ROUTES_MAX,
 )
@@ -236,3 +237,29 @@ def test_slaac_and_dhcp_may_stand_beside_addresses() -> None:
 def test_what_cannot_be_is_refused(words: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         interface_config(**words)  # type: ignore[arg-type]
+
+
+def test_neighbours_are_taken_as_written() -> None:
+    words = ["10.0.0.9=02:00:00:00:00:09", "fe80::1=02-00-00-00-00-01"]
+    assert interface_config(ip="10.0.0.5", neighbours=words).neighbours == (
+        (IPv4Address("10.0.0.9"), bytes.fromhex("020000000009")),
+        (IPv6Address("fe80::1"), bytes.fromhex("020000000001")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["10.0.0.9"], "not ADDR=MAC"),
+        (["files=02:00:00:00:00:09"], "not ADDR=MAC"),
+        (["10.0.0.9=02:00"], "not a MAC address"),
+        (["10.0.0.9=01:00:00:00:00:09"], "one station"),
+        (["10.0.0.5=02:00:00:00:00:09"], "another host"),
+        (["224.0.0.1=02:00:00:00:00:09"], "another host"),
+        (["10.0.0.9=02:00:00:00:00:09"] * 2, "another host"),
+        (["10.0.0.9=02:00:00:00:00:09"] * (NEIGHBOURS_FIXED_MAX + 1), "at most"),
+    ],
+)
+def test_neighbours_that_cannot_be(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        interface_config(ip="10.0.0.5", neighbours=words)

@@ -62,6 +62,8 @@ class HostConfig:
     ttl: int = TTL_DEFAULT
     """How many routers a packet of ours may pass: time to live, hop limit. (IPv6 routers may say
     another.)"""
+    neighbours: tuple[tuple[bytes, bytes], ...] = ()
+    """Addresses and MAC addresses of those that are not to be asked for theirs."""
     autoconfigure: bool = False
     """Make IPv6 addresses of what routers advertise, and use them as routers (RFC 4862)."""
 

@@ -91,8 +91,14 @@ class Internet:
         self._families[IPV4_BYTES] = self._ipv4
         self._families[IPV6_BYTES] = self._ipv6
         self.speaks_ipv6 = False
+        self._configure(config)
+
+    def _configure(self, config: HostConfig) -> None:
+        """What the host begins with."""
         for route in config.routes:
             self.routes.add(route)
+        for address, mac in config.neighbours:
+            self.fix_neighbour(address, mac)
         if config.autoconfigure:
             self._speak_ipv6(config.addresses)
         for made in config.addresses:
@@ -205,6 +211,11 @@ class Internet:
         """One route less; nothing, where there is no such route."""
         self.routes.remove(route)
         self.paths.reroute()
+
+    def fix_neighbour(self, address: bytes, mac: bytes) -> bool:
+        """A neighbour that is not asked for its MAC address, and cannot change it. False: there are
+        too many."""
+        return self._families[len(address)].neighbours.fix(address, mac)
 
     def is_group(self, address: bytes) -> bool:
         """It means many hosts: a broadcast address, or a group."""

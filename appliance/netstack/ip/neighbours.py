@@ -3,7 +3,8 @@
 
 Nobody gets into the table by talking alone, so a flood of claims cannot fill it; a flood of packets
 from forged addresses fills only what NEIGHBOURS_RESOLVING_MAX allows. Idle neighbours give way
-first. One timer serves the whole table, so that a flood cannot grow the heap of deadlines.
+first. One timer serves the whole table, so that a flood cannot grow the heap of deadlines. Where a
+neighbour is fixed by the user, nobody is asked or believed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from appliance.clock import Instant
 from appliance.limits import (
     NEIGHBOUR_WAITING_BYTES_MAX,
     NEIGHBOUR_WAITING_FRAMES_MAX,
+    NEIGHBOURS_FIXED_MAX,
     NEIGHBOURS_MAX,
     NEIGHBOURS_RESOLVING_MAX,
 )
@@ -132,6 +134,7 @@ class NeighbourTable(ABC, Generic[Kind]):
         self._known: dict[bytes, Kind] = {}  # the table, oldest first
         # One object for an address, in the table or not, as long as a path leads over it.
         self._objects: WeakValueDictionary[bytes, Kind] = WeakValueDictionary()
+        self._fixed: dict[bytes, Kind] = {}  # and never in the table
         self._resolving: set[bytes] = set()
         self._timer = timers.timer(self._expire)
         self._vnet: Final = vnet.NOTHING if link.vnet else b""
@@ -164,10 +167,30 @@ class NeighbourTable(ABC, Generic[Kind]):
 
     def mac_of(self, address: bytes) -> bytes | None:
         """What the table says."""
-        neighbour = self._known.get(address)
+        neighbour = self._known.get(address) or self._fixed.get(address)
         return None if neighbour is None else neighbour.mac
 
     # --- from above -------------------------------------------------------------------
+
+    def fix(self, address: bytes, mac: bytes) -> bool:
+        """From now on `address` is at `mac`, whatever anybody says. False: there are too many."""
+        if address not in self._fixed and len(self._fixed) >= NEIGHBOURS_FIXED_MAX:
+            return False
+        neighbour = self._fixed[address] = self._object(address)
+        self._known.pop(address, None)
+        self._resolving.discard(address)
+        neighbour.mac, neighbour.due, neighbour.tries = mac, None, 0
+        for path in neighbour.paths:
+            path.resolved(mac)
+        self._send_waiting(neighbour, mac)
+        return True
+
+    def is_fixed(self, address: bytes, mac: bytes) -> bool:
+        """What `address` says of itself does not count. That it is at `mac` may be a lie."""
+        neighbour = self._fixed.get(address)
+        if neighbour is not None and neighbour.mac != mac:
+            self._count("contested")
+        return neighbour is not None
 
     def lead(self, path: LeadsOver, address: bytes) -> None:
         """`path` leads over the neighbour `address`: it is told of its MAC, now and later."""

@@ -3,6 +3,7 @@ who is believed, who is forgotten, and whose an address is."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -406,3 +407,17 @@ def test_an_address_can_be_added_and_removed() -> None:
     assert answer[NeighbourAdvertisement].tgt == "fd00::7"
     assert station.stack.ip.remove_address(another.address)
     assert not [f for f in station.exchange(question) if NeighbourAdvertisement in f]
+
+
+def test_a_fixed_neighbour_is_neither_asked_for_nor_believed() -> None:
+    """What the user has said counts, for as long as we run."""
+    fixed = (PEER_ADDRESS, bytes.fromhex(OTHER_AT.replace(":", "")))
+    station = Station6(config=replace(OURS6, neighbours=(fixed,)), known=False)
+    for talk in (solicitation(), advertisement(), advertisement(solicited=0)):
+        station.exchange(talk)
+        answers = station.exchange(ping())
+        assert [(f.dst, ICMPv6EchoReply in f) for f in answers] == [(OTHER_AT, True)]
+    assert station.counters["nd.contested"] == 1
+    quiet = station.run(2 * ND_STALE_FOR)
+    assert asked(quiet) == []
+    assert len(station.exchange(ping())) == 1

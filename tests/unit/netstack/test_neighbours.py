@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import ARP, Ether
@@ -11,6 +13,7 @@ from appliance.limits import (
     ARP_CONFIRMED_FOR,
     ARP_DEFEND_AFTER,
     NEIGHBOUR_WAITING_FRAMES_MAX,
+    NEIGHBOURS_FIXED_MAX,
     NEIGHBOURS_MAX,
     NEIGHBOURS_RESOLVING_MAX,
 )
@@ -299,3 +302,46 @@ def test_a_connection_opens_although_its_peer_was_not_known() -> None:
     assert asked_for(station.exchange(syn)) == [(ANYBODY, PEER)]
     (frame,) = station.exchange(reply())
     assert Ether(frame)[TCP].flags == "RA", "nobody listens there, and now it hears so"
+
+
+# --- neighbours that the user knows -----------------------------------------------------
+
+
+FIXED_AT = "02:00:00:00:00:77"
+FIXED = (bytes((10, 0, 0, 1)), bytes.fromhex("020000000077"))
+
+
+def test_a_fixed_neighbour_is_not_asked_for_and_never_forgotten() -> None:
+    station = Station(config=replace(OURS, neighbours=(FIXED,)))
+    for _ in range(2):
+        (frame,) = station.exchange(ping())
+        assert Ether(frame).dst == FIXED_AT, "and not where the packet came from"
+        station.clock.run(2 * ARP_CONFIRMED_FOR)
+        assert asked_for(station.peer.take()) == []
+
+
+def test_a_fixed_neighbour_is_answered_but_not_believed() -> None:
+    station = Station(config=replace(OURS, neighbours=(FIXED,)))
+    (answer,) = station.exchange(request())
+    assert (Ether(answer).dst, Ether(answer)[ARP].op) == (PEER_AT, 2)
+    station.exchange(reply())
+    (frame,) = station.exchange(ping())
+    assert Ether(frame).dst == FIXED_AT
+    assert station.counters["arp.contested"] == 1
+
+
+def test_what_waits_is_sent_when_its_neighbour_is_fixed() -> None:
+    station = Station()
+    assert asked_for(station.exchange(ping())) == [(ANYBODY, PEER)]
+    assert station.stack.ip.fix_neighbour(*FIXED)
+    station.clock.run(10 * SECOND)
+    (frame,) = station.peer.take()
+    assert (Ether(frame).dst, Ether(frame)[ICMP].type) == (FIXED_AT, 0)
+
+
+def test_fixed_neighbours_are_bounded() -> None:
+    ip = Station().stack.ip
+    for number in range(NEIGHBOURS_FIXED_MAX):
+        assert ip.fix_neighbour(bytes((10, 1, number >> 8, number & 0xFF)), FIXED[1])
+    assert not ip.fix_neighbour(*FIXED)
+    assert ip.fix_neighbour(bytes((10, 1, 0, 0)), FIXED[1]), "one of them may move"

@@ -16,7 +16,8 @@ Whoever is a nobody again is resolved anew by the next packet to it: a failure i
 
 A reply that was not asked for, or an announcement, can only refresh or move a neighbour that is
 already in the table; a request for an address of ours gets in, because its sender is about to talk
-to us (that is RFC 826's rule, and saves a round trip).
+to us (that is RFC 826's rule, and saves a round trip). A neighbour that the user has fixed is in
+none of these states.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Arp(NeighbourTable[Neighbour]):
         if packet.target_address not in self._addresses:
             return
         if packet.operation == arp.REQUEST:
-            if known is None:
+            if known is None and not self.is_fixed(packet.sender_address, packet.sender_mac):
                 self._learn(packet, now)
             self._count("answered")
             self.send(packet.sender_mac, arp.reply_to(packet, self._mac))

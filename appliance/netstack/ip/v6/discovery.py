@@ -142,7 +142,7 @@ class Discovery(NeighbourTable[Neighbour6]):
     def mentioned(self, address: bytes, mac: bytes, now: Instant) -> None:
         """A neighbour has told its own MAC address with a question of its own (section 7.2.3; a
         router's advertisement: 6.3.4)."""
-        if is_group(mac) or not ipv6.is_host(address):
+        if is_group(mac) or not ipv6.is_host(address) or self.is_fixed(address, mac):
             return
         neighbour = self._known.get(address)
         if neighbour is None:
