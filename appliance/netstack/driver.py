@@ -21,6 +21,7 @@ class StackDriver:
         self._link = link
         self._take = stack.receive
         self._full = link.mtu
+        self._timers = stack.timers
         self.read = link.receive
         self.wait = link.wait
         self.wake = link.wake
@@ -44,7 +45,7 @@ class StackDriver:
 
     @property
     def next_deadline(self) -> Instant | None:
-        return self._stack.next_deadline
+        return self._timers.next_deadline
 
 
 class FaultyDriver(StackDriver):

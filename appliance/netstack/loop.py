@@ -128,20 +128,31 @@ class Loop:
         with self.lock:
             self._in_turn = True
             if frame:
-                self._guarded(partial(self._driver.receive, frame, now))
+                try:
+                    self._driver.receive(frame, now)
+                except Exception:
+                    self._failed()
             while self._later:
                 self._guarded(self._later.popleft())
             deadline = self._driver.next_deadline
             if deadline is not None and deadline <= now:
                 self._guarded(partial(self._driver.expire, now))
-            self._guarded(partial(self._driver.flush, now))
+            try:
+                self._driver.flush(now)
+            except Exception:
+                self._failed()
             self._in_turn = False
-            for wake in self._wakes:
-                self._guarded(wake)
-            self._wakes.clear()
-            if self._watchers:
-                self._turned.notify_all()
+            if self._wakes or self._watchers:
+                self._tell()
         return True
+
+    def _tell(self) -> None:
+        """This turn is over."""
+        for wake in self._wakes:
+            self._guarded(wake)
+        self._wakes.clear()
+        if self._watchers:
+            self._turned.notify_all()
 
     def _sleep(self) -> Instant:
         """For how long. From now on applications wake the loop for an earlier deadline."""
@@ -158,8 +169,12 @@ class Loop:
         try:
             action()
         except Exception:
-            self.stack.counters["loop.exception"] += 1
-            log.exception("event=exception thread=netstack")
+            self._failed()
+
+    def _failed(self) -> None:
+        """Count and tell what is being handled."""
+        self.stack.counters["loop.exception"] += 1
+        log.exception("event=exception thread=netstack")
 
     # --- the end ----------------------------------------------------------------------
 

@@ -133,6 +133,8 @@ class Stack:
             congestion=congestion,
             learn_mtu=self.ip.learn_mtu,
         )
+        self.flush: Callable[[Instant], None] = self.tcp.flush
+        """Send what TCP has made ready."""
         self.ip.paths.widened = self.tcp.path_changed
         self.ip.when_unreachable(self.tcp.unreachable)
         self._connections = self.tcp.connections
@@ -150,10 +152,6 @@ class Stack:
     def start(self, now: Instant) -> None:
         """Claim our addresses. Everything is answered from now on."""
         self.ip.start(now)
-
-    def flush(self, now: Instant) -> None:
-        """Send what TCP has made ready."""
-        self.tcp.flush(now)
 
     def expire(self, now: Instant) -> None:
         """Run what is due."""
@@ -222,7 +220,8 @@ class Stack:
                             marked(connection)
                         return
                     if (
-                        frame[: vnet.HEADER_BYTES] in _ORDINARY
+                        total_bytes >= _PACKET_BYTES_MIN
+                        and frame[: vnet.HEADER_BYTES] in _ORDINARY
                         and has_sound_header(frame, _IP_AT_VNET)
                         and self._is_from_a_station(frame, vnet.HEADER_BYTES)
                     ):
@@ -257,7 +256,7 @@ class Stack:
                         if kind & CE == CE:
                             marked(connection)
                         return
-                    if self._is_from_a_station(frame, 0):
+                    if total_bytes >= _PACKET_BYTES_MIN and self._is_from_a_station(frame, 0):
                         self.tcp.segment_of(connection, frame, at, end, now, kind & CE)
                         return
         self._take(frame, now)

@@ -85,7 +85,6 @@ _IFREQ_FLAGS: Final = Struct("16sH22x")
 _INT: Final = Struct("i")
 _IOV_MAX: Final = 1024
 _MTU_DEFAULT: Final = 1500
-_ONCE: Final = range(1)
 
 
 class TapLink:
@@ -112,7 +111,7 @@ class TapLink:
         else:
             self._adopt(fd, offload, mtu)
         os.set_blocking(self._fd, False)
-        self._reads = range(max(spin, 1))
+        self._reads = max(spin, 1)
         self._in_vain = 0  # so many times since reading again and again has paid
         self._closed = Event()
         self._ending = Lock()  # after the end, nothing is put under the descriptor any more
@@ -160,13 +159,21 @@ class TapLink:
 
     def receive(self) -> bytes | None:
         """The next frame; empty: woken; None: closed (interface.py)."""
-        read, fd = os.read, self._fd
+        try:
+            frame = os.read(self._fd, FRAME_BYTES_MAX)
+        except OSError:
+            frame = b""  # nothing there yet, or trouble, which will still be there
+        return frame or self._receive_patiently()
+
+    def _receive_patiently(self) -> bytes | None:
+        """The same, where reading once has been in vain."""
+        fd, first = self._fd, 1
         while not self._closed.is_set():
             in_vain = self._in_vain
             pays = in_vain < LINK_SPINS_IN_VAIN or not in_vain % LINK_SPIN_TRIED_EVERY
-            for attempt in self._reads if pays else _ONCE:
+            for attempt in range(first, self._reads if pays else 1):
                 try:
-                    frame = read(fd, FRAME_BYTES_MAX)
+                    frame = os.read(fd, FRAME_BYTES_MAX)
                 except BlockingIOError:
                     continue  # nothing there yet
                 except OSError as error:
@@ -183,6 +190,7 @@ class TapLink:
                 self._in_vain += 1
                 if self._called_away(self._poll.poll()):
                     return b""
+            first = 0
         return None
 
     def _called_away(self, ready: list[tuple[int, int]]) -> bool:

@@ -48,7 +48,7 @@ def express(  # noqa: C901 - one straight line on purpose: a call costs what a s
         acked > flight
         or not 0 <= count <= rcv.edge - nxt
         or not (wnd and snd.wnd)  # it closes, or opens: perhaps something has to be sent again
-        or (not acked and not count and flight and wnd == snd.wnd)  # a duplicate acknowledgement
+        or (not count and not acked and flight and wnd == snd.wnd)  # a duplicate acknowledgement
     ):
         return False
     echo = 0

@@ -109,7 +109,7 @@ def send_alone(c: Connection, now: Instant) -> bool:
     if count > c.congestion.window:
         return False
     c.progress_at = c.sent_at = now
-    pieces = snd.take(count)
+    pieces = snd.take_all()
     snd.runs.append((stop, now, False))
     if snd.timed is None:
         snd.timed, snd.timed_at = stop, now

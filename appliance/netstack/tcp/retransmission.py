@@ -87,12 +87,11 @@ def acknowledged(c: Connection, ack: int, now: Instant, echo: int = 0) -> None:
     """SND.UNA moves to `ack`, which is at most SND.NXT. `echo` is the timestamp of ours that came
     back with it."""
     snd = c.snd
-    recovery = c.recovery
-    calm = recovery.calm
+    una = snd.una
+    flight, acked = snd.nxt - una, ack - una
+    calm = c.recovery.calm
     if not calm:
-        recovery.before(c, ack, now, echo)
-    flight = snd.nxt - snd.una
-    acked = ack - snd.una
+        c.recovery.before(c, ack, now, echo)
     snd.acknowledge(ack)
     c.progress_at = now
     c.send_at_once = False

@@ -97,17 +97,10 @@ class SendHalf:
 
     def take(self, count: int) -> list[Buffer]:
         """The first `count` bytes that were not sent yet: now they are."""
+        if self.nxt + count == self.end:
+            return self.take_all()
         unsent, sent = self.unsent, self.sent
         self.nxt += count
-        if self.nxt == self.end:
-            if len(unsent) == 1:
-                run = unsent.popleft()
-                sent.append(run)
-                return [run[1]]
-            pieces = [buffer for _, buffer in unsent]
-            sent.extend(unsent)
-            unsent.clear()
-            return joined_if_many(pieces)
         pieces = []
         while count:
             start, buffer = unsent.popleft()
@@ -118,6 +111,19 @@ class SendHalf:
             sent.append((start, buffer))
             pieces.append(buffer)
             count -= len(buffer)
+        return joined_if_many(pieces)
+
+    def take_all(self) -> list[Buffer]:
+        """All text that was not sent yet."""
+        unsent, sent = self.unsent, self.sent
+        self.nxt = self.end
+        if len(unsent) == 1:
+            run = unsent.popleft()
+            sent.append(run)
+            return [run[1]]
+        pieces = [buffer for _, buffer in unsent]
+        sent.extend(unsent)
+        unsent.clear()
         return joined_if_many(pieces)
 
     def again(self, seq: int, count: int) -> list[Buffer]:
@@ -134,11 +140,11 @@ class SendHalf:
     def acknowledge(self, ack: int) -> None:
         """The peer has everything before `ack`: let go of it."""
         self.una = ack
-        sent = self.sent
         if ack == self.nxt:
-            sent.clear()
+            self.sent.clear()
             self.runs.clear()
         else:
+            sent = self.sent
             while sent:
                 start, buffer = sent[0]
                 if start + len(buffer) > ack:

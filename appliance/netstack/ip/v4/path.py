@@ -3,8 +3,9 @@
 Everything in front of a TCP header (virtio-net, Ethernet and IPv4 header) differs between two
 packets to the same destination only in the IP packet's length, its checksum, the bits of ECN, and
 what the link is to do about segmentation. So it stands ready in a buffer, and a packet costs one
-`pack_into`. The IP checksum is the precomputed sum of all the rest, plus length and bits (RFC 1624
-by other means).
+`pack_into`, or nothing where the packet before it was as large: acknowledgements are, and most
+calls and replies of one kind. The IP checksum is the precomputed sum of all the rest, plus length
+and bits (RFC 1624 by other means).
 
 TCP's packets have DF set, and then their identification may be anything (RFC 6864 section 4.1): it
 is zero. Packets that may be fragmented count theirs up, from a random start for each path.
@@ -39,7 +40,9 @@ _HEADER_BYTES: Final = ipv4.HEADER_BYTES
 class Ipv4Path(LinkPath):
     """From one of our addresses to one destination (path.py says what the attributes mean)."""
 
-    __slots__ = ("_after_length", "_fixed_sum", "_identification", "_service_at", "_ttl")
+    __slots__ = (
+        "_after_length", "_fixed_sum", "_identification", "_one_bytes", "_one_class", "_ttl",
+    )  # fmt: skip
 
     mtu_min = PATH_MTU_MIN
     _tcp_gso = vnet.GSO_TCPV4
@@ -69,7 +72,7 @@ class Ipv4Path(LinkPath):
         """Identification, DF, time to live, protocol: what is between length and checksum."""
         self._fixed_sum = word_sum(packet[:10] + packet[12:])
         self._make_templates(our_mac, ethernet.TYPE_IPV4, packet)
-        self._service_at = self._ip_at + _IP_SERVICE_AT
+        self._one_bytes = self._one_class = 0  # what `_one` is filled in for: often the next, too
 
     # --- TCP --------------------------------------------------------------------------
 
@@ -82,26 +85,34 @@ class Ipv4Path(LinkPath):
         traffic_class: int = NOT_ECT,
     ) -> None:
         """Send one TCP packet (path.py)."""
+        total_bytes = _HEADER_BYTES + len(header) + text_bytes
         if text_bytes > mss:
             template = self._many
             shape = len(header), mss, traffic_class and header[FLAGS_AT] & CWR
             if self._many_is_for != shape:
                 self._cut_into(shape)
+            self._fill(template, total_bytes, traffic_class)
         else:
             template = self._one
-        total_bytes = _HEADER_BYTES + len(header) + text_bytes
+            if total_bytes != self._one_bytes or traffic_class != self._one_class:
+                self._fill(template, total_bytes, traffic_class)
+                self._one_bytes, self._one_class = total_bytes, traffic_class
+        self.used = True
+        frame = (template, header, text[0]) if len(text) == 1 else (template, header, *text)
+        if not self._transmit(frame):
+            self._counters["link.refused"] += 1
+
+    def _fill(self, template: bytearray, total_bytes: int, traffic_class: int) -> None:
+        """Make it the header of a packet of this size and class."""
         _SERVICE_TO_CHECKSUM(
             template,
-            self._service_at,
+            self._ip_at + _IP_SERVICE_AT,
             traffic_class,
             total_bytes,
             self._after_length,
             -(self._fixed_sum + total_bytes + traffic_class)
             % 0xFFFF,  # checksum.py: why a remainder
         )
-        self.used = True
-        if not self._transmit((template, header, *text)):
-            self._counters["link.refused"] += 1
 
     # --- everything else --------------------------------------------------------------
 
