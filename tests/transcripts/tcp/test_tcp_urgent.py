@@ -8,7 +8,7 @@ import pytest
 from appliance.clock import MILLISECOND, SECOND
 from appliance.netstack.tcp.connection import Connection
 from appliance.netstack.tcp.patience import KeepAlive
-from appliance.netstack.wire.tcp import ACK, FIN, PSH, SYN, URG
+from appliance.netstack.wire.tcp import ACK, CWR, ECE, FIN, PSH, SYN, URG
 from tests.transcripts.tcp_wire import Wire
 
 
@@ -140,6 +140,18 @@ def test_each_segment_of_a_super_segment_has_its_own_pointer(
     wire.ours(URG | ACK, seq=1, size=size, urgent=2 * size + 100)
     wire.ours(URG | ACK, seq=1 + size, size=size, urgent=size + 100)
     wire.ours(URG | PSH | FIN | ACK, seq=1 + 2 * size, size=100, urgent=100)
+
+
+def test_the_window_is_said_to_be_reduced_once(wire: Wire) -> None:
+    """RFC 3168 section 6.1.2: CWR is in the first segment alone, as where a link cuts them."""
+    wire.host(offload=True).established(mss=1000, ecn=True)
+    wire.user.send([bytes(2000)])
+    wire.ignore()
+    wire.peer(ACK | ECE, seq=1, ack=1001)
+    wire.peer(ACK | ECE, seq=1, ack=2001)
+    wire.user.send_urgent([bytes(2000)])
+    wire.ours(URG | CWR | ACK, seq=2001, size=1000, urgent=2000)
+    wire.ours(URG | PSH | ACK, seq=3001, size=1000, urgent=1000)
 
 
 def test_urgent_text_may_be_of_any_length(wire: Wire) -> None:
