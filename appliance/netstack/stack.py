@@ -7,8 +7,8 @@ IP packet without options and fragmentation, with a checksum that needs no verif
 right. One `unpack_from` reads all that has to be looked at, from the virtio-net flags to the TCP
 window. The connection decides whether the segment is as simple as it looks.
 
-The short way is for what the connection does not take, where nothing in front of the segment is
-out of the ordinary: all of that has been read, so the segment goes straight to SEGMENT ARRIVES.
+The short way is for what the connection does not take, and for a segment of none, where nothing in
+front of it is out of the ordinary: all of that has been read, so it goes straight to TCP.
 
 The long way is for everything else: each header is parsed and checked by its module in wire/. What
 is wrong with a packet is a BadPacket, which ends here, as a count under its reason. Nothing that a
@@ -32,6 +32,7 @@ from appliance.netstack.ip.link_path import TCP_CHECKSUM_OFFSET
 from appliance.netstack.ip.path import CE
 from appliance.netstack.ip.routes import Route
 from appliance.netstack.link.interface import Link
+from appliance.netstack.tcp.connection import Connection
 from appliance.netstack.tcp.ecn import marked
 from appliance.netstack.tcp.host import Tcp
 from appliance.netstack.tcp.reasons import ADDRESS_GONE
@@ -73,7 +74,10 @@ _WHOLE_MASK: Final = (ipv4.MORE_FRAGMENTS | ipv4.OFFSET_MASK) << 16 | 0xFF
 """Of fragment field, time to live and protocol: of a whole packet this leaves the protocol."""
 
 _IP_AT: Final = ethernet.HEADER_BYTES
+_ETHERNET_AT_VNET: Final = vnet.HEADER_BYTES
+_TYPE_AT: Final = 2 * ethernet.ADDRESS_BYTES
 _IP_AT_VNET: Final = vnet.HEADER_BYTES + ethernet.HEADER_BYTES
+_PORT_BYTES: Final = 2
 _TCP_AT: Final = _IP_AT + ipv4.HEADER_BYTES
 _TCP_AT_VNET: Final = _IP_AT_VNET + ipv4.HEADER_BYTES
 _PACKET_BYTES_MIN: Final = ipv4.HEADER_BYTES + 20
@@ -205,8 +209,7 @@ class Stack:
             ) = _unpack_express_vnet(frame)
             connection = self._connections.get(key)
             if (
-                connection is not None
-                and kind & _ALL_BUT_SERVICE == _PLAIN_IPV4
+                kind & _ALL_BUT_SERVICE == _PLAIN_IPV4
                 and fragment_protocol & _WHOLE_MASK == PROTOCOL_TCP
                 and mac == self._mac
             ):
@@ -215,17 +218,20 @@ class Stack:
                 if end <= len(frame) <= end + _PADDING_MAX and (
                     vnet_flags & CHECKSUM_GOOD or is_sound(frame, _IP_AT_VNET, end)
                 ):
-                    if connection.express(seq, ack, offset_flags, window, frame, at, end, now):
+                    if connection is not None and connection.express(
+                        seq, ack, offset_flags, window, frame, at, end, now
+                    ):
                         if kind & CE == CE:
                             marked(connection)
                         return
                     if (
                         total_bytes >= _PACKET_BYTES_MIN
-                        and frame[: vnet.HEADER_BYTES] in _ORDINARY
+                        and frame[:_ETHERNET_AT_VNET] in _ORDINARY
                         and has_sound_header(frame, _IP_AT_VNET)
-                        and self._is_from_a_station(frame, vnet.HEADER_BYTES)
+                        and self._segment_arrives(
+                            connection, key, frame, _ETHERNET_AT_VNET, at, end, now, kind & CE
+                        )
                     ):
-                        self.tcp.segment_of(connection, frame, at, end, now, kind & CE)
                         return
         self._take(frame, now)
 
@@ -244,20 +250,22 @@ class Stack:
             ) = _unpack_express(frame)
             connection = self._connections.get(key)
             if (
-                connection is not None
-                and kind & _ALL_BUT_SERVICE == _PLAIN_IPV4
+                kind & _ALL_BUT_SERVICE == _PLAIN_IPV4
                 and fragment_protocol & _WHOLE_MASK == PROTOCOL_TCP
                 and mac == self._mac
             ):
                 at = _TCP_AT
                 end = _IP_AT + total_bytes
                 if end <= len(frame) <= end + _PADDING_MAX and is_sound(frame, _IP_AT, end):
-                    if connection.express(seq, ack, offset_flags, window, frame, at, end, now):
+                    if connection is not None and connection.express(
+                        seq, ack, offset_flags, window, frame, at, end, now
+                    ):
                         if kind & CE == CE:
                             marked(connection)
                         return
-                    if total_bytes >= _PACKET_BYTES_MIN and self._is_from_a_station(frame, 0):
-                        self.tcp.segment_of(connection, frame, at, end, now, kind & CE)
+                    if total_bytes >= _PACKET_BYTES_MIN and self._segment_arrives(
+                        connection, key, frame, 0, at, end, now, kind & CE
+                    ):
                         return
         self._take(frame, now)
 
@@ -282,8 +290,7 @@ class Stack:
             ) = _unpack_express6_vnet(frame)
             connection = self._connections.get(key)
             if (
-                connection is not None
-                and next_header == PROTOCOL_TCP
+                next_header == PROTOCOL_TCP
                 and kind & _VERSION == _PLAIN_IPV6
                 and mac == self._mac
                 and payload_bytes >= _SEGMENT_BYTES_MIN
@@ -293,14 +300,15 @@ class Stack:
                 if end <= size <= end + _PADDING_MAX and (
                     vnet_flags & CHECKSUM_GOOD or is_sound6(frame, at, end)
                 ):
-                    if connection.express(seq, ack, offset_flags, window, frame, at, end, now):
+                    if connection is not None and connection.express(
+                        seq, ack, offset_flags, window, frame, at, end, now
+                    ):
                         if kind & _CE6 == _CE6:
                             marked(connection)
                         return
-                    if frame[: vnet.HEADER_BYTES] in _ORDINARY6 and self._is_from_a_station(
-                        frame, vnet.HEADER_BYTES
+                    if frame[:_ETHERNET_AT_VNET] in _ORDINARY6 and self._segment_arrives(
+                        connection, key, frame, _ETHERNET_AT_VNET, at, end, now, kind >> 4 & CE
                     ):
-                        self.tcp.segment_of(connection, frame, at, end, now, kind >> 4 & CE)
                         return
         self._take(frame, now)
 
@@ -324,8 +332,7 @@ class Stack:
             ) = _unpack_express6(frame)
             connection = self._connections.get(key)
             if (
-                connection is not None
-                and next_header == PROTOCOL_TCP
+                next_header == PROTOCOL_TCP
                 and kind & _VERSION == _PLAIN_IPV6
                 and mac == self._mac
                 and payload_bytes >= _SEGMENT_BYTES_MIN
@@ -333,20 +340,45 @@ class Stack:
                 at = _IP_AT + ipv6.HEADER_BYTES
                 end = at + payload_bytes
                 if end <= size <= end + _PADDING_MAX and is_sound6(frame, at, end):
-                    if connection.express(seq, ack, offset_flags, window, frame, at, end, now):
+                    if connection is not None and connection.express(
+                        seq, ack, offset_flags, window, frame, at, end, now
+                    ):
                         if kind & _CE6 == _CE6:
                             marked(connection)
                         return
-                    if self._is_from_a_station(frame, 0):
-                        self.tcp.segment_of(connection, frame, at, end, now, kind >> 4 & CE)
+                    if self._segment_arrives(
+                        connection, key, frame, 0, at, end, now, kind >> 4 & CE
+                    ):
                         return
         self._take(frame, now)
 
-    def _is_from_a_station(self, frame: bytes, at: int) -> bool:
-        """Has another station sent the frame whose Ethernet header is at `at`? No group has, and
-        not we ourselves."""
-        source = frame[at + ethernet.ADDRESS_BYTES : at + 2 * ethernet.ADDRESS_BYTES]
-        return not source[0] & 1 and source != self._mac
+    # --- the short way ------------------------------------------------------------------
+
+    def _segment_arrives(
+        self,
+        connection: Connection | None,
+        key: bytes,
+        frame: bytes,
+        ethernet_at: int,
+        at: int,
+        end: int,
+        now: Instant,
+        ecn: int,
+    ) -> bool:
+        """The segment frame[at:end], of a connection or of none, whose checksum is good. False: not
+        one host has sent it to us; the long way says what it is."""
+        sender = frame[ethernet_at + ethernet.ADDRESS_BYTES : ethernet_at + _TYPE_AT]
+        if ethernet.is_group(sender) or sender == self._mac:
+            return False
+        if connection is not None:
+            self.tcp.segment_of(connection, frame, at, end, now, ecn)
+            return True
+        size = len(key) // 2 - _PORT_BYTES
+        source, destination = key[:size], key[size : 2 * size]
+        if not self.ip.is_from_host(source, destination):
+            return False
+        self.tcp.arrives(source, destination, frame, at, end, True, now, ecn)
+        return True
 
     # --- the long way -------------------------------------------------------------------
 

@@ -262,6 +262,10 @@ class Internet:
         else:
             raise BadPacket("ethernet.unknown_type")
 
+    def is_from_host(self, source: bytes, destination: bytes) -> bool:
+        """Does a packet between these addresses come from one other host, to us alone?"""
+        return self._families[len(source)].is_from_host(source, destination)
+
     def _listens_at(self, mac: bytes) -> bool:
         """Is it the MAC address of a group that we are in?"""
         return self.speaks_ipv6 and mac in self._ipv6.groups.macs

@@ -9,6 +9,7 @@ send_half.py        SND.* and the text behind it
 receive_half.py     RCV.*, reassembly, the window
 retransmission.py   the round-trip time and the timeout (RFC 6298); the timer of a connection
 recovery.py         fast recovery without SACK (RFC 6582)
+calm.py             ... of a connection that has not lost anything
 sack_recovery.py    fast recovery with SACK (RFC 6675, 6937), tail loss probes (RFC 8985)
 sack.py             the blocks of both sides (RFC 2018, 2883)
 rack.py             which bytes are lost (RFC 8985)

@@ -37,17 +37,31 @@ from appliance.limits import (
 )
 from appliance.netstack.ip.path import Path
 from appliance.netstack.tcp import reasons
+from appliance.netstack.tcp.calm import CALM
 from appliance.netstack.tcp.congestion import Congestion
 from appliance.netstack.tcp.ecn import Ecn
 from appliance.netstack.tcp.express import express
 from appliance.netstack.tcp.packet_size import PacketSize, default_mss, segment_size
 from appliance.netstack.tcp.patience import KeepAlive, PerSecond
 from appliance.netstack.tcp.receive_half import ReceiveHalf
-from appliance.netstack.tcp.recovery import NewRenoRecovery, Recovery
+from appliance.netstack.tcp.recovery import Recovery
 from appliance.netstack.tcp.retransmission import RoundTrip, timer_expired
-from appliance.netstack.tcp.sack_recovery import SackRecovery
 from appliance.netstack.tcp.send_half import Buffer, SendHalf
-from appliance.netstack.tcp.state import CLOSED, FIGURE_5, HANDSHAKING, State
+from appliance.netstack.tcp.state import (
+    CLOSE_WAIT,
+    CLOSED,
+    ESTABLISHED,
+    FIGURE_5,
+    FIN_WAIT_1,
+    FIN_WAIT_2,
+    HANDSHAKING,
+    LAST_ACK,
+    SYN_RECEIVED,
+    SYN_SENT,
+    TIME_WAIT,
+    State,
+)
+from appliance.netstack.timers import Timer
 from appliance.netstack.wire import tcp as wire
 from appliance.netstack.wire.address import address_text
 
@@ -110,8 +124,6 @@ class Connection:
         "key",
         "life_timer",
         "listener",
-        "local_address",
-        "local_port",
         "marked",
         "mss",
         "nodelay",
@@ -119,8 +131,6 @@ class Connection:
         "on_urgent",
         "path",
         "paused",
-        "peer_address",
-        "peer_port",
         "predicted",
         "probe_due",
         "probes",
@@ -150,6 +160,12 @@ class Connection:
         "user_timeout",
     )
 
+    header: bytearray
+    checksum_base: int
+    """Of a packet without text: the same for all, once options are agreed to. Also what its
+    checksum begins with."""
+    congestion: Congestion
+    """How much may be in flight, once it is established."""
     predicted: int
     """Offset and flags of the segment that express.py takes."""
     mss: int
@@ -203,10 +219,6 @@ class Connection:
         self.counters = tcp.counters
         self.path = path
         self.key = key
-        size = len(path.source)
-        self.peer_address, self.local_address = key[:size], key[size : 2 * size]
-        self.peer_port = int.from_bytes(key[-4:-2], "big")
-        self.local_port = int.from_bytes(key[-2:], "big")
         self.state = state
         self.snd = SendHalf(iss)
         self.rcv = ReceiveHalf(tcp.receive_bytes, tcp.budget)
@@ -216,18 +228,15 @@ class Connection:
         self.mss = self.super_bytes = TCP_MSS_DEFAULT
         self.sizes = PacketSize(TCP_MSS_DEFAULT)
         self.ecn, self.echo, self.traffic_class = None, 0, 0
-        self.header = bytearray(wire.HEADER_BYTES)
-        self.checksum_base = 0
         self.stamp_base = tcp.stamp_base(key)
         self.stamp_recent = 0
         self.round_trip = RoundTrip()
-        self.recovery: Recovery = NewRenoRecovery(iss)
-        self.congestion: Congestion = tcp.congestion(self.mss, self.round_trip)
-        self.challenges = PerSecond(TCP_CHALLENGES_PER_SECOND_MAX)
+        self.recovery: Recovery = CALM
+        self.challenges: PerSecond | None = None
         self.keepalive: KeepAlive | None = None
         self.resend_timer = tcp.timers.timer(self._resend)
         self.ack_timer = tcp.timers.timer(self._acknowledge)
-        self.life_timer = tcp.timers.timer(self._live_on)
+        self.life_timer: Timer | None = None
         self.heard_at = self.progress_at = self.sent_at = self.stamp_recent_at = 0
         self.user_timeout = None
         self.on_closed = self.on_urgent = None
@@ -240,6 +249,22 @@ class Connection:
         self.scales = self.stamps = self.sacks = self.syn_was_lost = False
         self.marked = self.syn_due = self.probe_due = self.send_at_once = False
         self.paused = self.crowded = self.closing = self.closed = self.ended = False
+
+    @property
+    def peer_address(self) -> bytes:
+        return self.path.destination
+
+    @property
+    def local_address(self) -> bytes:
+        return self.path.source
+
+    @property
+    def peer_port(self) -> int:
+        return int.from_bytes(self.key[-4:-2], "big")
+
+    @property
+    def local_port(self) -> int:
+        return int.from_bytes(self.key[-2:], "big")
 
     def __repr__(self) -> str:
         peer = address_text(self.peer_address)
@@ -300,17 +325,17 @@ class Connection:
 
     def finish(self) -> None:
         """CLOSE in the RFC's sense: a FIN follows the text; text still arrives."""
-        match self.state:
-            case State.SYN_SENT:
-                self.end(reasons.CLOSED)
-            case State.SYN_RECEIVED:
-                self.closing = True  # queued until the handshake is over
-            case State.ESTABLISHED:
-                self.snd.finish()
-                self.become(State.FIN_WAIT_1)
-            case State.CLOSE_WAIT:
-                self.snd.finish()
-                self.become(State.LAST_ACK)
+        state = self.state
+        if state is SYN_SENT:
+            self.end(reasons.CLOSED)
+        elif state is SYN_RECEIVED:
+            self.closing = True  # queued until the handshake is over
+        elif state is ESTABLISHED:
+            self.snd.finish()
+            self.become(FIN_WAIT_1)
+        elif state is CLOSE_WAIT:
+            self.snd.finish()
+            self.become(LAST_ACK)
         self.mark()
 
     def close(self) -> None:
@@ -324,12 +349,12 @@ class Connection:
             self.abort()
             return
         self.finish()
-        if self.state not in (State.CLOSED, State.TIME_WAIT):
+        if self.state not in (CLOSED, TIME_WAIT):
             self.tcp.orphaned(self)
 
     def abort(self) -> None:
         """ABORT: reset the connection."""
-        if self.state not in (State.CLOSED, State.SYN_SENT, State.TIME_WAIT):
+        if self.state not in (CLOSED, SYN_SENT, TIME_WAIT):
             self._reset()
         self.end(reasons.ABORTED)
 
@@ -337,19 +362,22 @@ class Connection:
         """Ask a peer that says nothing for long whether it is there, and end the connection if it
         is not. Off unless asked for (RFC 9293 MUST-25)."""
         self.keepalive = keepalive
-        self.life_timer.set(self.heard_at + keepalive.idle)
+        self._look_after_it(self.heard_at + keepalive.idle)
 
     # --- the state machine ------------------------------------------------------------------------
 
     def become(self, state: State) -> None:
         """The only way to another state: along an edge of figure 5, or to CLOSED."""
-        assert state is State.CLOSED or state in FIGURE_5[self.state], (self.state, state)
+        assert state is CLOSED or state in FIGURE_5[self.state], (self.state, state)
         self.state = state
-        self.predict()
+        if state is ESTABLISHED:
+            self.predict()
+        else:
+            self.predicted = NOT_PREDICTED
 
     def predict(self) -> None:
         """Say which segment express.py may take: in order, while nothing else is going on."""
-        if self.state is not State.ESTABLISHED:
+        if self.state is not ESTABLISHED:
             self.predicted = NOT_PREDICTED
             return
         rcv = self.rcv
@@ -371,14 +399,13 @@ class Connection:
         where windows are not scaled."""
         self.stamps = stamps
         self.sacks = sacks
-        self.recovery = SackRecovery(self.snd.iss) if sacks else NewRenoRecovery(self.snd.iss)
         path, rcv = self.path, self.rcv
         options = wire.STAMP_BYTES if stamps else 0
         self.sizes.peer_mss = max(mss or default_mss(self.key), TCP_MSS_MIN)
         self._cut_into(segment_size(self, options), options)
         self.snd.shift = shift or 0
         rcv.negotiated(0 if shift is None else self.tcp.window_shift, self.mss)
-        ports = self.local_port.to_bytes(2, "big") + self.peer_port.to_bytes(2, "big")
+        ports = self.key[-2:] + self.key[-4:-2]
         self.header = bytearray(ports + bytes(wire.HEADER_BYTES - 4 + options))
         self.checksum_base = path.pseudo_sum + wire.PROTOCOL + len(self.header)
 
@@ -391,16 +418,19 @@ class Connection:
         """Only smaller packets pass on the path now, or larger ones may pass again (RFC 1191). What
         is under way and too large has not arrived; it goes out again in smaller ones at once, for
         that is no sign of congestion."""
+        if self.state is SYN_SENT:
+            return
         options = len(self.header) - wire.HEADER_BYTES
         before, mss = self.mss, segment_size(self, options)
-        if mss == before or self.state is State.SYN_SENT:
+        if mss == before:
             return
         self._cut_into(mss, options)
-        self.congestion.mss = mss
+        if self.state is not SYN_RECEIVED:
+            self.congestion.mss = mss
         if mss > before:
             self.counters["tcp.cut_larger"] += 1
             return
-        if self.state in HANDSHAKING:
+        if self.state is SYN_RECEIVED:
             return
         self.recovery.start_over(self)
         self.snd.lose(self.snd.una, self.snd.nxt)
@@ -408,9 +438,15 @@ class Connection:
         self.predict()
         self.mark()
 
-    def established(self, now: Instant) -> bool:
-        """The handshake is complete. False: nobody wants the connection, and it is over."""
-        self.become(State.ESTABLISHED)
+    def established(self, ack: int, now: Instant) -> bool:
+        """The handshake is complete: our SYN is acknowledged. False: nobody wants the connection,
+        and it is over."""
+        snd = self.snd
+        snd.una = ack
+        if snd.timed is not None:
+            self.round_trip.sample(now - snd.timed_at, now)
+            snd.timed = None
+        self.become(ESTABLISHED)
         self.syn_due = False
         self.resend_timer.clear()
         self.progress_at = self.sent_at = now
@@ -434,24 +470,28 @@ class Connection:
 
     def wait_2msl(self, now: Instant) -> None:
         """Both FINs are acknowledged; old segments may still be under way."""
-        if self.state is not State.TIME_WAIT:
-            self.become(State.TIME_WAIT)
+        if self.state is not TIME_WAIT:
+            self.become(TIME_WAIT)
             self.resend_timer.clear()
+            if self.life_timer is not None:
+                self.life_timer.clear()
             self.snd.forget()
-            self.tcp.waiting(self)
+            self.tcp.waiting(self, now + TCP_TIME_WAIT)
             if self.closed:
                 self.tell(None)
-        self.life_timer.set(now + TCP_TIME_WAIT)
+        else:
+            self.tcp.waiting(self, now + TCP_TIME_WAIT)
 
     def end(self, reason: str | None) -> None:
         """The connection is over: CLOSED, out of all tables, and nothing of it stays behind."""
-        if self.state is State.CLOSED:
+        if self.state is CLOSED:
             return
-        self.become(State.CLOSED)
+        self.become(CLOSED)
         self.tcp.remove(self)
         self.resend_timer.discard()
         self.ack_timer.discard()
-        self.life_timer.discard()
+        if self.life_timer is not None:
+            self.life_timer.discard()
         self.sizes.discard()
         self.snd.forget()
         self.rcv.forget()
@@ -477,7 +517,7 @@ class Connection:
 
     def ease(self) -> None:
         """It was crowded: tell the user when half of that has gone."""
-        if self.unsent_bytes <= TCP_SEND_ROOM_BYTES // 2 and self.state is not State.CLOSED:
+        if self.unsent_bytes <= TCP_SEND_ROOM_BYTES // 2 and self.state is not CLOSED:
             self.crowded = False
             self.user.room_again(self)
 
@@ -490,6 +530,8 @@ class Connection:
     def challenge(self, now: Instant) -> None:
         """Answer a segment that may be forged with our numbers, if it was not too often already: a
         real peer will know what to do (RFC 5961)."""
+        if self.challenges is None:
+            self.challenges = PerSecond(TCP_CHALLENGES_PER_SECOND_MAX)
         if self.challenges.allows(now):
             self.rcv.acks_owed = 1
             self.mark()
@@ -506,11 +548,15 @@ class Connection:
         self.rcv.acks_owed = max(self.rcv.acks_owed, 1)
         self.mark()
 
+    def _look_after_it(self, deadline: Instant) -> None:
+        """Set the timer that most connections never need."""
+        if self.life_timer is None:
+            self.life_timer = self.tcp.timers.timer(self._live_on)
+        self.life_timer.set(deadline)
+
     def _live_on(self, now: Instant) -> None:
-        """TIME-WAIT is over, nobody wants FIN-WAIT-2 any more, or a keep-alive may be due."""
-        if self.state is State.TIME_WAIT:
-            self.end(None)
-        elif self.state is State.FIN_WAIT_2 and self.closed:
+        """Nobody wants FIN-WAIT-2 any more, or a keep-alive may be due."""
+        if self.state is FIN_WAIT_2 and self.closed:
             self.counters["tcp.orphans_reaped"] += 1
             self.end("closed, and the peer did not")
         elif self.keepalive is not None and self.state not in HANDSHAKING:
@@ -520,10 +566,10 @@ class Connection:
         """Nothing was heard, perhaps."""
         if now - self.heard_at < keepalive.idle:
             keepalive.unanswered = 0
-            self.life_timer.set(self.heard_at + keepalive.idle)
+            self._look_after_it(self.heard_at + keepalive.idle)
         elif self.snd.una < self.snd.limit:  # MUST-26; and there is a timer for it
             keepalive.unanswered = 0
-            self.life_timer.set(now + keepalive.interval)
+            self._look_after_it(now + keepalive.interval)
         elif keepalive.is_over(now - self.heard_at, self.user_timeout):
             self.counters["tcp.keepalive_failed"] += 1
             self.give_up(self.soft_error or reasons.KEEPALIVE)
@@ -531,7 +577,7 @@ class Connection:
             keepalive.unanswered += 1
             self.probe_due = True
             self.mark()
-            self.life_timer.set(now + keepalive.interval)
+            self._look_after_it(now + keepalive.interval)
 
     def give_up(self, reason: str) -> None:
         """The peer does not answer. Tell it all the same: perhaps only its answers get lost."""
@@ -545,6 +591,7 @@ class Connection:
 
     def reap_later(self, now: Instant) -> None:
         """In FIN-WAIT-2 and closed: the peer has a minute to say FIN."""
-        if self.life_timer.deadline is None or self.keepalive is not None:
+        timer = self.life_timer
+        if timer is None or timer.deadline is None or self.keepalive is not None:
             self.keepalive = None
-            self.life_timer.set(now + TCP_ORPHAN_AFTER)
+            self._look_after_it(now + TCP_ORPHAN_AFTER)

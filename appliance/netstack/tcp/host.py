@@ -32,7 +32,7 @@ from appliance.netstack.tcp.reasons import CannotConnect
 from appliance.netstack.tcp.receive_half import WINDOW_FIELD_MAX, Budget
 from appliance.netstack.tcp.segment_arrives import segment_arrives
 from appliance.netstack.tcp.sequence import MASK, is_before, unwrap
-from appliance.netstack.tcp.state import State
+from appliance.netstack.tcp.state import SYN_SENT, TIME_WAIT
 from appliance.netstack.tcp.syn_cookies import SynCookies
 from appliance.netstack.timers import Timers
 from appliance.netstack.wire import tcp as wire
@@ -88,12 +88,14 @@ class Tcp:
         self.congestion = ALGORITHMS[congestion]
         self._mss = mss
         self._secret = random.randbytes(16)
+        self._numbered = b"", 0
         self.cookies = SynCookies(random)
         self.budget = Budget()
         self.connections: dict[bytes, Connection] = {}
         self.listeners: dict[int, Listener] = {}
         self.dirty: list[Connection] = []
-        self._time_wait: dict[Connection, None] = {}  # oldest first
+        self._time_wait: dict[Connection, Instant] = {}  # until when; oldest first
+        self._time_wait_timer = timers.timer(self._time_wait_over)
         self._orphans: dict[Connection, None] = {}  # the same
         self._headers: list[tuple[Path, wire.Segment]] = []  # of no connection, to send
         self.ports_used = random.getrandbits(32)
@@ -196,7 +198,7 @@ class Tcp:
 
     def _deliver(self, c: Connection, seg: wire.Segment, now: Instant) -> None:
         """A segment for a connection, or for one that takes its place."""
-        iss = self._reused(c, seg) if c.state is State.TIME_WAIT else None
+        iss = self._reused(c, seg) if c.state is TIME_WAIT else None
         if iss is None:
             segment_arrives(c, seg, now)
         else:
@@ -254,7 +256,7 @@ class Tcp:
         c = self._quoted(local, remote, quoted)
         if c is None:
             return
-        if hard and c.state is State.SYN_SENT:
+        if hard and c.state is SYN_SENT:
             c.end(reason)
         else:
             c.soft_error = reason
@@ -299,7 +301,7 @@ class Tcp:
         for c in list(self.connections.values()):
             if c.peer_address == remote and c.local_address == local:
                 c.soft_error = reasons.HOST_UNREACHABLE
-                if c.state is State.SYN_SENT:
+                if c.state is SYN_SENT:
                     c.end(reasons.HOST_UNREACHABLE)
 
     def path_changed(self, remote: bytes) -> None:
@@ -363,15 +365,21 @@ class Tcp:
 
     def initial_sequence_number(self, key: bytes, now: Instant) -> int:
         """RFC 6528: a clock, and a function of the connection that nobody else can compute."""
-        return now // ISN_TICK + self.keyed(key, b"isn") & MASK
+        return now // ISN_TICK + (self._numbers_of(key) >> 32) & MASK
 
     def stamp_base(self, key: bytes) -> int:
         """Where the connection's timestamps begin (RFC 7323 section 5.4)."""
-        return self.keyed(key, b"stamp")
+        return self._numbers_of(key) & MASK
 
-    def keyed(self, key: bytes, purpose: bytes) -> int:
-        """32 bits that follow from `key`, and that nobody else can compute."""
-        digest = blake2b(key, digest_size=4, key=self._secret, person=purpose).digest()
+    def _numbers_of(self, key: bytes) -> int:
+        """64 bits, half of them for each of these; a connection asks for both in turn."""
+        if key != self._numbered[0]:
+            self._numbered = key, self.keyed(key, b"numbers", 8)
+        return self._numbered[1]
+
+    def keyed(self, key: bytes, purpose: bytes, count: int = 4) -> int:
+        """`count` bytes that follow from `key`, as a number that nobody else can compute."""
+        digest = blake2b(key, digest_size=count, key=self._secret, person=purpose).digest()
         return int.from_bytes(digest, "big")
 
     def has_room(self) -> bool:
@@ -392,10 +400,23 @@ class Tcp:
         """The user of `c` has closed it, and its end is still under way."""
         self._orphans[c] = None
 
-    def waiting(self, c: Connection) -> None:
-        """`c` is in TIME-WAIT now."""
+    def waiting(self, c: Connection, until: Instant) -> None:
+        """`c` is in TIME-WAIT, and no shorter than all others."""
         self._orphans.pop(c, None)
-        self._time_wait[c] = None
+        self._time_wait.pop(c, None)
+        self._time_wait[c] = until
+        if self._time_wait_timer.deadline is None:
+            self._time_wait_timer.set(until)
+
+    def _time_wait_over(self, now: Instant) -> None:
+        """For the oldest. The timer is for all of them: it waits for the one that is next."""
+        waiting = self._time_wait
+        try:
+            while waiting and waiting[first := next(iter(waiting))] <= now:
+                first.end(None)
+        finally:
+            if waiting:
+                self._time_wait_timer.set(next(iter(waiting.values())))
 
     def remove(self, c: Connection) -> None:
         """`c` is CLOSED."""

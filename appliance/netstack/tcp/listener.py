@@ -16,7 +16,7 @@ from appliance.netstack.tcp.connection import Connection, ConnectionUser
 from appliance.netstack.tcp.ecn import Ecn, asks
 from appliance.netstack.tcp.segment_arrives import segment_arrives
 from appliance.netstack.tcp.sequence import MASK
-from appliance.netstack.tcp.state import State
+from appliance.netstack.tcp.state import LISTEN, SYN_RECEIVED
 from appliance.netstack.wire.tcp import ACK, RST, SYN, Segment
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Listener:
 
     def _open(self, path: Path, key: bytes, seg: Segment, now: Instant, iss: int) -> Connection:
         """A connection in SYN-RECEIVED, because of this SYN."""
-        c = Connection(self._tcp, path, key, iss, State.LISTEN)
+        c = Connection(self._tcp, path, key, iss, LISTEN)
         c.listener = self
         c.heard_at = c.progress_at = now
         c.scales = seg.window_scale is not None
@@ -121,7 +121,7 @@ class Listener:
             c.stamp_recent, c.stamp_recent_at = seg.timestamp[0], now
         c.snd.wnd = c.snd.wnd_max = seg.wnd
         c.snd.wl1, c.snd.wl2 = seg.seq, iss
-        c.become(State.SYN_RECEIVED)
+        c.become(SYN_RECEIVED)
         self._tcp.connections[key] = c
         self.half_open[c] = None
         return c

@@ -24,7 +24,7 @@ from appliance.netstack.ip.path import ECT_0, NOT_ECT, Path
 from appliance.netstack.tcp.ecn import SETUP
 from appliance.netstack.tcp.retransmission import probe_interval
 from appliance.netstack.tcp.sequence import MASK
-from appliance.netstack.tcp.state import CLOSED, State
+from appliance.netstack.tcp.state import CLOSED, FIN_WAIT_2, SYN_SENT
 from appliance.netstack.wire.checksum import fold, word_sum_of
 from appliance.netstack.wire.tcp import (
     ACK,
@@ -81,7 +81,7 @@ def output(c: Connection, now: Instant) -> None:
         acknowledge(c, now)
     elif unacked and c.ack_timer.deadline is None:
         c.ack_timer.set(now + TCP_DELAYED_ACK)
-    if c.closed and c.state is State.FIN_WAIT_2:
+    if c.closed and c.state is FIN_WAIT_2:
         c.reap_later(now)
 
 
@@ -121,7 +121,7 @@ def send_alone(c: Connection, now: Instant) -> bool:
 
 def acknowledge(c: Connection, now: Instant) -> None:
     """Nothing else carried it: acknowledgements without text."""
-    if c.state is State.SYN_SENT:
+    if c.state is SYN_SENT:
         return
     rcv = c.rcv
     if c.sacks and (rcv.out_of_order or rcv.report.duplicate):
@@ -354,7 +354,7 @@ def emit_syn(c: Connection, now: Instant) -> None:
     snd.nxt = snd.iss + 1
     if not c.syn_was_lost and snd.timed is None:
         snd.timed, snd.timed_at = snd.nxt, now
-    active = c.state is State.SYN_SENT
+    active = c.state is SYN_SENT
     segment = Segment(c.local_port, c.peer_port, snd.iss, 0, SYN, tcp.first_window)
     segment.mss = tcp.mss_for(c.path)
     if active or c.scales:

@@ -11,6 +11,9 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
+_NO_RUNS: list[int] = []
+"""Of all sets in which nothing has been yet: most stay so."""
+
 
 class Ranges:
     """A set of sequence numbers."""
@@ -18,8 +21,7 @@ class Ranges:
     __slots__ = ("_lefts", "_rights", "size")
 
     def __init__(self) -> None:
-        self._lefts: list[int] = []
-        self._rights: list[int] = []
+        self._lefts = self._rights = _NO_RUNS
         self.size = 0  # how many numbers are in the set
 
     def __len__(self) -> int:
@@ -79,6 +81,8 @@ class Ranges:
 
     def add(self, left: int, right: int) -> int:
         """Put [left, right) in. How many of it are new?"""
+        if self._lefts is _NO_RUNS:
+            self._lefts, self._rights = [], []
         lefts, rights = self._lefts, self._rights
         at = bisect_left(rights, left)  # the first run that touches it, or lies behind
         until = bisect_right(lefts, right)
@@ -117,6 +121,5 @@ class Ranges:
 
     def clear(self) -> None:
         """Take everything out."""
-        self._lefts.clear()
-        self._rights.clear()
+        self._lefts = self._rights = _NO_RUNS
         self.size = 0

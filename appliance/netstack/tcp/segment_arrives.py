@@ -15,7 +15,19 @@ from appliance.clock import SECOND, Instant
 from appliance.netstack.tcp import ecn, reasons
 from appliance.netstack.tcp.retransmission import acknowledged
 from appliance.netstack.tcp.sequence import is_before, unwrap
-from appliance.netstack.tcp.state import RECEIVING, State
+from appliance.netstack.tcp.state import (
+    CLOSE_WAIT,
+    CLOSED,
+    CLOSING,
+    ESTABLISHED,
+    FIN_WAIT_1,
+    FIN_WAIT_2,
+    LAST_ACK,
+    RECEIVING,
+    SYN_RECEIVED,
+    SYN_SENT,
+    TIME_WAIT,
+)
 from appliance.netstack.wire.tcp import ACK, ECE, FIN, RST, SYN, URG, Segment
 
 if TYPE_CHECKING:
@@ -32,7 +44,7 @@ class Drop(Exception):
 def segment_arrives(c: Connection, seg: Segment, now: Instant) -> None:
     """A segment for `c`, in any state but CLOSED and LISTEN."""
     try:
-        if c.state is State.SYN_SENT:
+        if c.state is SYN_SENT:
             arrives_in_syn_sent(c, seg, now)
         else:
             seg.seq = unwrap(seg.seq, c.rcv.nxt)
@@ -40,7 +52,7 @@ def segment_arrives(c: Connection, seg: Segment, now: Instant) -> None:
             arrives_in_other_states(c, seg, now)
     except Drop as drop:
         c.counters[str(drop)] += 1
-    if c.state is not State.CLOSED:
+    if c.state is not CLOSED:
         c.predict()
 
 
@@ -73,13 +85,12 @@ def arrives_in_syn_sent(c: Connection, seg: Segment, now: Instant) -> None:
     if not acknowledges or not ecn.agrees(seg):
         c.ecn = None
     if not acknowledges:
-        c.become(State.SYN_RECEIVED)
+        c.become(SYN_RECEIVED)
         c.resend_timer.clear()
         c.syn_due = True
         c.mark()
         return
-    acknowledged(c, seg.ack, now)
-    if not c.established(now):
+    if not c.established(seg.ack, now):
         raise Drop("tcp.refused")
     seg.seq += 1
     seg.flags ^= SYN
@@ -111,7 +122,7 @@ def arrives_in_other_states(c: Connection, seg: Segment, now: Instant) -> None:
 def answer_repeated_syn(c: Connection, seg: Segment) -> None:
     """In SYN-RECEIVED: the peer's SYN again, because our answer was lost; or, in a simultaneous
     open, its answer to our SYN, whose own SYN we already have (figure 7)."""
-    if c.state is not State.SYN_RECEIVED or not seg.flags & SYN or seg.seq != c.rcv.irs:
+    if c.state is not SYN_RECEIVED or not seg.flags & SYN or seg.seq != c.rcv.irs:
         return
     if seg.flags & ACK:
         seg.seq += 1
@@ -145,7 +156,7 @@ def check_sequence_number(c: Connection, seg: Segment, now: Instant) -> None:
         return
     if seg.flags & RST:
         raise Drop("tcp.reset_outside_window")
-    if c.state is State.TIME_WAIT and seg.flags & FIN:
+    if c.state is TIME_WAIT and seg.flags & FIN:
         c.wait_2msl(now)
     answer_unacceptable(c, seg, now)
     raise Drop("tcp.outside_window")
@@ -177,18 +188,17 @@ def check_rst(c: Connection, seg: Segment, now: Instant) -> None:
     """Second: RST. It must have exactly the expected number, or it is challenged (RFC 5961)."""
     if not seg.flags & RST:
         return
-    if c.state is State.TIME_WAIT:
+    if c.state is TIME_WAIT:
         raise Drop("tcp.reset_in_time_wait")
     if seg.seq != c.rcv.nxt:
         c.challenge(now)
         raise Drop("tcp.reset_challenged")
-    match c.state:
-        case State.SYN_RECEIVED:
-            c.end(reasons.REFUSED)
-        case State.CLOSING | State.LAST_ACK:
-            c.end(None)  # both sides have said all; RFC: enter the CLOSED state
-        case _:
-            c.end(reasons.RESET)
+    if c.state is SYN_RECEIVED:
+        c.end(reasons.REFUSED)
+    elif c.state in (CLOSING, LAST_ACK):
+        c.end(None)  # both sides have said all; RFC: enter the CLOSED state
+    else:
+        c.end(reasons.RESET)
     raise Drop("tcp.resets_received")
 
 
@@ -197,7 +207,7 @@ def check_syn(c: Connection, seg: Segment, now: Instant) -> None:
     reset."""
     if not seg.flags & SYN:
         return
-    if c.state is State.SYN_RECEIVED and c.listener is not None:
+    if c.state is SYN_RECEIVED and c.listener is not None:
         c.end(reasons.ANOTHER_SYN)  # to LISTEN: the peer has begun anew, and will repeat its SYN
         raise Drop("tcp.syn_in_syn_received")
     c.challenge(now)
@@ -209,7 +219,7 @@ def check_ack(c: Connection, seg: Segment, now: Instant) -> None:
     snd = c.snd
     if not seg.flags & ACK:
         raise Drop("tcp.no_ack")
-    if c.state is State.SYN_RECEIVED:
+    if c.state is SYN_RECEIVED:
         check_ack_of_our_syn(c, seg, now)
     if seg.ack > snd.nxt:
         c.challenge(now)
@@ -234,8 +244,7 @@ def check_ack_of_our_syn(c: Connection, seg: Segment, now: Instant) -> None:
         raise Drop("tcp.unacceptable_ack")
     snd.wnd = snd.wnd_max = seg.wnd << snd.shift
     snd.wl1, snd.wl2 = seg.seq, seg.ack
-    acknowledged(c, seg.ack, now)
-    if not c.established(now):
+    if not c.established(seg.ack, now):
         raise Drop("tcp.refused")
 
 
@@ -294,17 +303,16 @@ def check_our_fin(c: Connection, now: Instant) -> None:
     """Is our FIN acknowledged?"""
     if not c.snd.fin_is_acknowledged:
         return
-    match c.state:
-        case State.FIN_WAIT_1:
-            c.become(State.FIN_WAIT_2)
-            if c.closed:
-                c.reap_later(now)
-        case State.CLOSING:
-            c.wait_2msl(now)
-            raise Drop("tcp.closed")
-        case State.LAST_ACK:
-            c.end(None)
-            raise Drop("tcp.closed")
+    if c.state is FIN_WAIT_1:
+        c.become(FIN_WAIT_2)
+        if c.closed:
+            c.reap_later(now)
+    elif c.state is CLOSING:
+        c.wait_2msl(now)
+        raise Drop("tcp.closed")
+    elif c.state is LAST_ACK:
+        c.end(None)
+        raise Drop("tcp.closed")
 
 
 def check_urg(c: Connection, seg: Segment) -> None:
@@ -359,13 +367,12 @@ def check_fin(c: Connection, seg: Segment, now: Instant) -> None:
     rcv.edge = max(rcv.edge, rcv.nxt)
     rcv.acks_owed = max(rcv.acks_owed, 1)
     c.mark()
-    match c.state:
-        case State.ESTABLISHED:
-            c.become(State.CLOSE_WAIT)
-        case State.FIN_WAIT_1:
-            c.become(State.CLOSING)
-        case State.FIN_WAIT_2:
-            c.wait_2msl(now)
+    if c.state is ESTABLISHED:
+        c.become(CLOSE_WAIT)
+    elif c.state is FIN_WAIT_1:
+        c.become(CLOSING)
+    elif c.state is FIN_WAIT_2:
+        c.wait_2msl(now)
 
 
 def note_fin(c: Connection, seg: Segment) -> None:

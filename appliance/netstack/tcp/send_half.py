@@ -25,12 +25,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
+from typing import Final
 
 from appliance.limits import TCP_PIECES_MAX
 from appliance.netstack.tcp.ranges import Ranges
 from appliance.netstack.tcp.send_times import SendTimes
 
 Buffer = bytes | bytearray | memoryview
+
+NO_TEXT: Final[deque[tuple[int, Buffer]]] = deque()
+"""The queues of a connection that sends nothing: an empty one takes 600 bytes."""
 
 
 class SendHalf:
@@ -63,8 +67,7 @@ class SendHalf:
         self.runs = self.times.runs
         self.timed: int | None = None  # when this is acknowledged, a round trip has been measured
         self.timed_at = 0
-        self.unsent: deque[tuple[int, Buffer]] = deque()
-        self.sent: deque[tuple[int, Buffer]] = deque()
+        self.unsent = self.sent = NO_TEXT
 
     @property
     def flight(self) -> int:
@@ -82,6 +85,8 @@ class SendHalf:
 
     def queue(self, buffers: Iterable[Buffer]) -> None:
         """Append text. The buffers must stay as they are."""
+        if self.unsent is NO_TEXT:
+            self.unsent, self.sent = deque(), deque()
         end = self.end
         for buffer in buffers:
             size = len(buffer)
@@ -183,8 +188,7 @@ class SendHalf:
 
     def forget(self) -> None:
         """The connection is over: let go of all text."""
-        self.sent.clear()
-        self.unsent.clear()
+        self.unsent = self.sent = NO_TEXT
 
 
 def joined_if_many(pieces: list[Buffer]) -> list[Buffer]:

@@ -52,6 +52,14 @@ SACK_BLOCKS_MAX: Final = 4
 HEADER: Final = Struct("!HHIIHHHH")  # ports, seq, ack, offset and flags, window, checksum, urgent
 TIMESTAMP: Final = Struct("!II")
 SACK_BLOCK: Final = Struct("!II")
+_SYN_OPTIONS: Final = Struct("!HHIIIII")
+"""All that we offer, as `emit` orders them: MSS, window scale, SACK permitted, timestamps."""
+_LINUX_OPTIONS: Final = Struct("!HHIIII")
+"""The same in the order in which Linux has them: MSS, SACK permitted, timestamps, window scale."""
+_MSS_PREFIX: Final = OPTION_MSS << 8 | 4
+_SCALE_PREFIX: Final = 0x01030300
+_SACKS_PREFIX: Final = 0x01010402
+_SACKS_STAMP_PREFIX: Final = 0x0402080A
 _PLAIN: Final = Struct("!IIHHH")
 _STAMPED: Final = Struct("!IIHHHxxIII")
 
@@ -132,24 +140,32 @@ class Segment:
 
     def emit(self) -> bytearray:
         """The header with its options, its checksum field zero. The text follows it."""
-        options = b""
-        if self.mss is not None:
-            options += bytes((OPTION_MSS, 4)) + self.mss.to_bytes(2, "big")
-        if self.window_scale is not None:
-            options += bytes((OPTION_NOP, OPTION_WINDOW_SCALE, 3, self.window_scale))
-        if self.sack_permitted:
-            options += bytes((OPTION_NOP, OPTION_NOP, OPTION_SACK_PERMITTED, 2))
-        if self.timestamp is not None:
-            options += STAMP_PREFIX.to_bytes(4, "big") + TIMESTAMP.pack(*self.timestamp)
-        if self.sack:
-            options += bytes((OPTION_NOP, OPTION_NOP, OPTION_SACK, 2 + 8 * len(self.sack)))
-            for left, right in self.sack:
-                options += SACK_BLOCK.pack(left & 0xFFFF_FFFF, right & 0xFFFF_FFFF)
+        options = self._emit_options()
         offset = (HEADER_BYTES + len(options)) << 10 & 0xF000
         ports = self.source_port, self.destination_port
         rest = offset | self.flags, self.wnd, 0, self.urgent
         seq, ack = self.seq & 0xFFFF_FFFF, self.ack & 0xFFFF_FFFF
         return bytearray(HEADER.pack(*ports, seq, ack, *rest) + options)
+
+    def _emit_options(self) -> bytes:
+        mss, scale, stamp, sacks = self.mss, self.window_scale, self.timestamp, self.sack_permitted
+        if mss is not None and scale is not None and stamp is not None and sacks and not self.sack:
+            scale |= _SCALE_PREFIX
+            return _SYN_OPTIONS.pack(_MSS_PREFIX, mss, scale, _SACKS_PREFIX, STAMP_PREFIX, *stamp)
+        options = b""
+        if mss is not None:
+            options += bytes((OPTION_MSS, 4)) + mss.to_bytes(2, "big")
+        if scale is not None:
+            options += bytes((OPTION_NOP, OPTION_WINDOW_SCALE, 3, scale))
+        if sacks:
+            options += bytes((OPTION_NOP, OPTION_NOP, OPTION_SACK_PERMITTED, 2))
+        if stamp is not None:
+            options += STAMP_PREFIX.to_bytes(4, "big") + TIMESTAMP.pack(*stamp)
+        if self.sack:
+            options += bytes((OPTION_NOP, OPTION_NOP, OPTION_SACK, 2 + 8 * len(self.sack)))
+            for left, right in self.sack:
+                options += SACK_BLOCK.pack(left & 0xFFFF_FFFF, right & 0xFFFF_FFFF)
+        return options
 
 
 def _extent(seq: int, count: int) -> str:
@@ -174,9 +190,21 @@ def parse(packet: Buffer, at: int, end: int) -> Segment:
         if prefix == STAMP_PREFIX:
             segment.timestamp = value, echo
             return segment
+    elif text_at == options_at + _LINUX_OPTIONS.size and _takes_all(segment, packet, options_at):
+        return segment
     if text_at > options_at:
         _parse_options(segment, bytes(packet[options_at:text_at]))
     return segment
+
+
+def _takes_all(segment: Segment, packet: Buffer, at: int) -> bool:
+    """Are the options at `at` those of a SYN of Linux?"""
+    first, mss, second, value, echo, third = _LINUX_OPTIONS.unpack_from(packet, at)
+    if first != _MSS_PREFIX or second != _SACKS_STAMP_PREFIX or third & ~0xFF != _SCALE_PREFIX:
+        return False
+    segment.mss, segment.timestamp, segment.sack_permitted = mss, (value, echo), True
+    segment.window_scale = min(third & 0xFF, WINDOW_SCALE_MAX)
+    return True
 
 
 def _parse_options(segment: Segment, options: bytes) -> None:

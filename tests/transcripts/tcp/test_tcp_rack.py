@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from appliance.clock import MILLISECOND
 from appliance.limits import TCP_PROBE_TIMEOUT_MIN
+from appliance.netstack.tcp.calm import begin
 from appliance.netstack.tcp.sack_recovery import SackRecovery
 from appliance.netstack.wire.tcp import ACK, FIN, PSH
 from tests.transcripts.tcp_wire import Wire
@@ -73,7 +74,7 @@ def test_a_needless_retransmission_makes_us_wait_for_longer(wire: Wire) -> None:
     """RFC 8985 section 6.2 step 4: for each round trip with a D-SACK a quarter more; after sixteen
     recoveries it is as before."""
     sent(wire, 5)
-    recovery = wire.user.recovery
+    recovery = begin(wire.user)
     assert isinstance(recovery, SackRecovery)
     rack = recovery.rack
     rack.reordered = True

@@ -23,7 +23,7 @@ from appliance.limits import (
     NEIGHBOURS_RESOLVING_MAX,
     PATHS_MAX,
 )
-from appliance.netstack.stack import HostConfig
+from appliance.netstack.stack import HostConfig, Stack
 from appliance.netstack.tcp.connection import Connection
 from appliance.netstack.wire import vnet
 from appliance.netstack.wire.vnet import DATA_VALID, NEEDS_CSUM, VnetHeader
@@ -356,16 +356,30 @@ def last_segment(pair: Pair) -> Packet:
     return frame
 
 
-@pytest.mark.parametrize("front", [VnetHeader(DATA_VALID).emit(), NEEDS, vnet.NOTHING, b""])
-def test_what_is_not_predicted_takes_the_short_way(front: bytes) -> None:
+def first_segment(pair: Pair) -> Packet:
+    """Of another connection."""
+    return ether() / ip() / TCP(sport=9, dport=2049, flags="S")
+
+
+FRONTS = [VnetHeader(DATA_VALID).emit(), NEEDS, vnet.NOTHING, b""]
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_what_is_not_predicted_takes_the_short_way(
+    front: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pair = open_pair(bool(front))
-
-    def take(frame: bytes, now: Instant) -> None:
-        raise AssertionError("it took the long way")
-
-    pair.b.stack._take = take  # type: ignore[method-assign]
+    monkeypatch.delattr(Stack, "_take")
     pair.b.stack.receive(front + padded(last_segment(pair)), pair.clock.now())
     assert pair.there.text == b"text"
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_a_syn_takes_the_short_way(front: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = open_pair(bool(front))
+    monkeypatch.delattr(Stack, "_take")
+    pair.b.stack.receive(front + padded(first_segment(pair)), pair.clock.now())
+    assert len(pair.b.stack.tcp.connections) == 2
 
 
 @pytest.mark.parametrize(
@@ -381,15 +395,17 @@ def test_what_is_not_predicted_takes_the_short_way(front: bytes) -> None:
         (b"", {"mac": EVERYBODY_AT}, "ethernet.bad_source"),
     ],
 )
+@pytest.mark.parametrize("make", [first_segment, last_segment])
 def test_the_short_way_takes_nothing_that_the_long_way_drops(
-    front: bytes, change: dict[str, Any], reason: str
+    make: Callable[[Pair], Packet], front: bytes, change: dict[str, Any], reason: str
 ) -> None:
     pair = open_pair(bool(front))
-    frame = last_segment(pair)
+    frame = make(pair)
     frame.src = change.get("mac", THEM_AT)
     frame[IP].chksum = change.get("chksum")
     pair.b.stack.receive(front + padded(frame), pair.clock.now())
     assert pair.b.counters[reason] == 1 and not pair.there.text
+    assert len(pair.b.stack.tcp.connections) == 1
 
 
 def test_options_of_ip_take_the_long_way_and_arrive() -> None:

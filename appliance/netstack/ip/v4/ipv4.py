@@ -117,6 +117,11 @@ class Ipv4:
         """The MAC address of a destination that is everybody; None: it is a host."""
         return b"\xff" * 6 if destination in self._subnets.broadcasts else None
 
+    def is_from_host(self, source: bytes, destination: bytes) -> bool:
+        """Does a packet between these addresses come from one other host, to us alone?"""
+        ours = self._addresses
+        return destination in ours and not (source in ours or self._subnets.is_nobody(source))
+
     # --- packets in -------------------------------------------------------------------
 
     def arp_arrives(self, frame: bytes, at: int, now: Instant) -> None:

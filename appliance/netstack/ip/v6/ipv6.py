@@ -183,6 +183,11 @@ class Ipv6:
             raise BadPacket("nd.fragmented")  # RFC 6980
         self._datagram_arrives(header, chain, packet, 0, len(packet), VnetHeader(), mac, now)
 
+    def is_from_host(self, source: bytes, destination: bytes) -> bool:
+        """Does a packet between these addresses come from one other host, to us alone?"""
+        ours = self._addresses
+        return destination in ours and ipv6.is_host(source) and source not in ours
+
     def _check_addresses(self, header: Ipv6Header, to_group: bool) -> None:
         if header.source in self._addresses and header.next_header != ICMPV6:
             raise BadPacket("ipv6.own_source")  # the LAND attack, or a conflict
