@@ -60,6 +60,15 @@ def test_the_earliest_unacknowledged_timestamp_is_echoed(wire: Wire) -> None:
     assert got.timestamp[1] == 110
 
 
+def test_the_timestamp_of_the_answer_to_our_syn_is_echoed(wire: Wire) -> None:
+    """RFC 7323 section 3.2: from the third segment of the handshake on."""
+    wire.connecting()
+    wire.peer(SYN | ACK, seq=0, ack=1, mss=1460, stamp=(7777, 1))
+    got = wire.ours(ACK, seq=1, ack=1)
+    assert got.timestamp is not None
+    assert got.timestamp[1] == 7777
+
+
 def test_a_hole_does_not_move_the_echo(wire: Wire) -> None:
     """RFC 7323 section 4.3, case B."""
     wire.established(stamp=100)
