@@ -22,6 +22,7 @@ its own, and a client could not tell them apart.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -49,6 +50,8 @@ _KERNEL_HANDLE_BYTES_MAX: Final = limits.NODE_HANDLE_BYTES_MAX - _TYPE_BYTES - _
 _DIGEST_BYTES: Final = 8
 _IDENTITY: Final = struct.Struct(">IIQq")
 _LOCATIONS_MAX: Final = 8
+_ATTEMPTS_MAX: Final = 1000
+"""Of opening an inode that somebody is making: others run in between, so that it gets ready."""
 
 Location = tuple[bytes, bytes]
 """The handle of a directory, and a name in it."""
@@ -94,9 +97,21 @@ class KernelHandles(Identities):
         if not data or seal != self._seal(head, data):
             raise VfsError(Code.BADHANDLE, "seal")
         try:
-            return syscalls.open_by_handle(self._root, head[0], data, os.O_PATH)
+            return self._open(head[0], data)
         except FileNotFoundError:
             raise VfsError(Code.STALE) from None
+
+    def _open(self, kind: int, data: bytes) -> Descriptor:
+        """Linux says ENOMEM also while somebody makes a file with the inode of one that is gone: a
+        moment later it knows that the handle is stale."""
+        for _ in range(_ATTEMPTS_MAX):
+            try:
+                return syscalls.open_by_handle(self._root, kind, data, os.O_PATH)
+            except OSError as error:
+                if error.errno != errno.ENOMEM:
+                    raise
+            os.sched_yield()
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     def _seal(self, head: bytes, data: bytes) -> bytes:
         return blake2b(head + data, digest_size=_SEAL_BYTES, key=self._key).digest()

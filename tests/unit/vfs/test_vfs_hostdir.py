@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import gc
+import itertools
 import os
 import random
 import stat
@@ -18,7 +19,8 @@ import pytest
 from appliance import limits
 from appliance.vfs.access import Credential
 from appliance.vfs.errors import Code, VfsError
-from appliance.vfs.hostdir import HostDirectory
+from appliance.vfs.hostdir import HostDirectory, syscalls
+from appliance.vfs.hostdir.syscalls import Descriptor
 from appliance.vfs.interface import FileType, NewNode, SetAttributes, same_node
 from appliance.vfs.user import User
 from tests.unit.vfs.tools import (
@@ -247,6 +249,27 @@ def test_removed_files_are_stale_also_when_the_inode_is_used_again(
             refused(Code.STALE, lambda node=node: host.resolve(node.handle).attributes())  # type: ignore[misc]
         old.append(new)
     assert reused == uses_inodes_again(top)
+
+
+@pytest.mark.parametrize(("busy", "code"), [(3, Code.STALE), (10**6, Code.IO)])
+def test_an_inode_that_somebody_is_making_is_looked_at_again(
+    top: Path, monkeypatch: pytest.MonkeyPatch, busy: int, code: Code
+) -> None:
+    """Linux has no memory for it meanwhile, it says; and it may be true."""
+    top.mkdir()
+    host = HostDirectory(top, kernel_handles=True)
+    file = root_user.create(host.root(), b"file")
+    root_user.remove(host.root(), b"file")
+    file.let_go()  # type: ignore[attr-defined]
+    answers = itertools.chain(itertools.repeat(errno.ENOMEM, busy), itertools.repeat(errno.ESTALE))
+
+    def open_by_handle(*_: object) -> Descriptor:
+        raise OSError(next(answers), "")
+
+    monkeypatch.setattr(syscalls, "open_by_handle", open_by_handle)
+    refused(code, lambda: host.resolve(file.handle).attributes())
+    monkeypatch.undo()
+    host.close()
 
 
 def test_a_file_that_the_host_removes_is_stale_while_it_is_open(
