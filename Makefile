@@ -2,7 +2,7 @@
 #
 #   make demo     serve an image in a private network namespace, and use it   (KEEP=1: keep serving)
 #   make plug     kill the server in the middle of a client's cp -a, judge the image, start it again
-#   make test     check, then all tests
+#   make test     check, then all tests    (PROCESSES=2 that share them)
 #   make check    format, lint, types, imports, tidiness
 #   make unit     the tests that need neither root nor a guest
 #   make crash    crash states of file systems, as many as you like   (STATES=20000 SEED=1)
@@ -26,8 +26,9 @@ demo: .cache/packages-demo $(VENV)/.made
 plug: $(VENV)/.made guest
 	PYTHON=$(BIN)/python tools/plug
 
-test: check .cache/packages-test guest
-	$(BIN)/pytest --durations=15
+test: .cache/packages-test $(VENV)/.made
+	$(MAKE) --jobs=2 --output-sync check guest
+	$(BIN)/pytest --numprocesses=$(or $(PROCESSES),2) --dist=loadgroup --durations=15
 
 check: $(VENV)/.made
 	$(BIN)/ruff format --check .

@@ -1,4 +1,5 @@
-"""What holds for every test: hypothesis profiles, and the options of the command line.
+"""What holds for every test: hypothesis profiles, the options of the command line, and which tests
+may run at the same time when several processes run them (`pytest --numprocesses`).
 
 "ci" tries the same examples every time, so that a red run is red again on the next machine;
 "nightly" tries new ones, and more of them: HYPOTHESIS_PROFILE=nightly.
@@ -7,9 +8,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from hypothesis import settings
+
+from tests.turns import Turns
+
+TOP: Final = Path(__file__).parents[1]
 
 settings.register_profile("ci", derandomize=True, deadline=None, database=None)
 settings.register_profile("nightly", max_examples=2000, deadline=None, print_blob=True)
@@ -24,3 +32,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="both",
         help="the host that scripts of packetdrill are played against: our stack, the kernel's",
     )
+
+
+TURNS: Final = Turns(TOP / "Makefile", TOP / "pyproject.toml")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
+    TURNS.enter(alone=item.get_closest_marker("alone") is not None)
+    try:
+        return (yield)
+    finally:
+        TURNS.leave()

@@ -56,6 +56,9 @@ def base_in_use(geometry: Geometry) -> bytes:
     return bytes(base)
 
 
+pytestmark = pytest.mark.xdist_group("one log for all")
+
+
 @pytest.fixture(scope="module", params=["1k", "4k", "no-csum", "32bit", "ext3"])
 def logged(request: pytest.FixtureRequest) -> Logged:
     geometry = GEOMETRIES[request.param]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,27 +11,7 @@ from tests.crash.mutants import TOP, Mutant, failures_of
 from tests.crash.mutations import MUTANTS
 from tests.crash.plan import Task
 
-Futures = dict[Mutant | Task, Future[str]]
-PROCESSES = 2
-
 CONTROLS = list(dict.fromkeys(mutant.task for mutant in MUTANTS))
-
-
-@pytest.fixture(scope="module")
-def futures(tmp_path_factory: pytest.TempPathFactory) -> Futures:
-    """What is said of all of them, two at a time."""
-    folder = tmp_path_factory.mktemp("mutants")
-    pool = ThreadPoolExecutor(PROCESSES)
-    found: Futures = {task: pool.submit(failures_of, task, TOP) for task in CONTROLS}
-    for number, mutant in enumerate(MUTANTS):
-        found[mutant] = pool.submit(try_mutant, mutant, folder / str(number))
-    pool.shutdown(wait=False)
-    return found
-
-
-def try_mutant(mutant: Mutant, folder: Path) -> str:
-    mutant.make(folder)
-    return failures_of(mutant.task, folder, mutant.nested_every)
 
 
 def test_there_are_enough_of_them() -> None:
@@ -58,10 +37,12 @@ def test_every_bug_is_named_where_the_invariant_is() -> None:
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
-def test_a_bug_is_found(mutant: Mutant, futures: Futures) -> None:
-    assert futures[mutant].result(), f"survived: {mutant.name} ({mutant.breaks})"
+def test_a_bug_is_found(mutant: Mutant, tmp_path: Path) -> None:
+    mutant.make(tmp_path)
+    found = failures_of(mutant.task, tmp_path, mutant.nested_every)
+    assert found, f"survived: {mutant.name} ({mutant.breaks})"
 
 
 @pytest.mark.parametrize("task", CONTROLS, ids=str)
-def test_without_a_bug_nothing_is_found(task: Task, futures: Futures) -> None:
-    assert futures[task].result() == ""
+def test_without_a_bug_nothing_is_found(task: Task) -> None:
+    assert failures_of(task, TOP) == ""

@@ -66,6 +66,7 @@ class AgainstLinux(ScriptItem):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.add_marker(pytest.mark.root)
+        self.add_marker(pytest.mark.xdist_group("the kernel plays all of them"))
 
     def runtest(self) -> None:
         stash = self.session.stash
