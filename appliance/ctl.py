@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from appliance import limits
 from appliance.clock import SECOND
-from appliance.words import Parser, UsageError, fail
+from appliance.words import Parser, UsageError, fail, say
 
 _DESCRIPTION: Final = "Tell a running rumpnfsd (started with --control PATH) what to do."
 _EPILOG: Final = """\
@@ -44,9 +44,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except _RefusedError as error:
         return fail(1, str(error), error.hint)
     if options.json:
-        print(json.dumps(result))
+        say([json.dumps(result)])
     elif options.action == "list":
-        _tell_snapshots(result)
+        say(map(_line_of, result))
     return 0
 
 
@@ -111,8 +111,7 @@ def _ask(path: str, request: dict[str, Any]) -> Any:
     raise refused
 
 
-def _tell_snapshots(snapshots: list[dict[str, Any]]) -> None:
-    for each in snapshots:
-        created = datetime.fromtimestamp(each["created_ns"] // SECOND, UTC)
-        when = created.isoformat().replace("+00:00", "Z")
-        print(f"{each['name']:<24} {when}  {each['changed_bytes']:>14,} bytes changed")
+def _line_of(snapshot: dict[str, Any]) -> str:
+    created = datetime.fromtimestamp(snapshot["created_ns"] // SECOND, UTC)
+    when = created.isoformat().replace("+00:00", "Z")
+    return f"{snapshot['name']:<24} {when}  {snapshot['changed_bytes']:>14,} bytes changed"

@@ -19,7 +19,7 @@ from appliance.fsimage.ext4.check.context import silent
 from appliance.fsimage.image import open_device, part_of
 from appliance.fsimage.probe import Kind, probe
 from appliance.vfs.errors import VfsError
-from appliance.words import Parser, UsageError, fail
+from appliance.words import Parser, UsageError, fail, say
 
 SOUND: Final = 0
 ERRORS_LEFT: Final = 4
@@ -83,18 +83,17 @@ def _examine(file: str, partition: int | None, bar: Bar | None) -> Report:
 
 
 def _tell(name: str, report: Report, *, quiet: bool) -> None:
-    for finding in report.findings:
-        print(finding)
+    lines = list(map(str, report.findings))
     if report.more:
-        print(f"and {report.more} more findings")
-    if quiet:
-        return
-    for note in report.notes:
-        print(f"note: {note}", file=sys.stderr)
-    print(
-        f"{name}: {report.files}/{report.files_max} files,"
-        f" {report.blocks}/{report.blocks_max} blocks"
-    )
+        lines.append(f"and {report.more} more findings")
+    if not quiet:
+        for note in report.notes:
+            print(f"note: {note}", file=sys.stderr)
+        lines.append(
+            f"{name}: {report.files}/{report.files_max} files,"
+            f" {report.blocks}/{report.blocks_max} blocks"
+        )
+    say(lines)
 
 
 # --- the bar -----------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""What all commands have in common: how a command line is refused, and an error told.
+"""What all commands have in common: how a command line is refused, an error told, and a result
+printed.
 
 An error is a line `error: ...` on stderr, and if there is something to be done about it, a line
 `hint: ...`.
@@ -7,7 +8,9 @@ An error is a line `error: ...` on stderr, and if there is something to be done 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Iterable
 from typing import NoReturn
 
 
@@ -37,3 +40,17 @@ def fail(code: int, message: str, hint: str) -> int:
     """Tell an error; the exit code to return with."""
     tell(message, hint)
     return code
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print what was asked for. Who reads no further (`| head`) has enough: that is no error."""
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(
+            nowhere, sys.stdout.fileno()
+        )  # also for what Python still has, and flushes at the end
+        os.close(nowhere)

@@ -141,7 +141,9 @@ class FileDevice:
 
     def _in_use(self, uses: list[str]) -> ImageError:
         how = ", ".join(uses) or "perhaps mounted elsewhere, or a part of something larger"
-        return ImageError(f"{self.path} is in use by the kernel, {how}", "unmount it")
+        loops = [use.removeprefix("as ") for use in uses if use.startswith("as /dev/loop")]
+        hint = f"unmount it, then: losetup --detach {' '.join(loops)}" if loops else "unmount it"
+        return ImageError(f"{self.path} is in use by the kernel, {how}", hint)
 
     def _take(self) -> None:
         mode = os.fstat(self._fd).st_mode

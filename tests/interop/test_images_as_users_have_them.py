@@ -187,6 +187,7 @@ try:
     FileDevice(sys.argv[1], read_only=False)
 except ImageError as error:
     print(error)
+    print(error.hint)
 """
 
 
@@ -214,6 +215,8 @@ def test_a_device_that_the_kernel_has_mounted_is_refused(loop: str, image: Path)
         ["unshare", "-m", shell, "-ec", script], capture_output=True, text=True, cwd=TOP
     )
     assert done.returncode == 0, done.stderr
-    mounted, attached = done.stdout.splitlines()
+    mounted, hint, attached, remedy = done.stdout.splitlines()
     assert mounted == f"{loop} is in use by the kernel, mounted at {image.parent}/mnt"
+    assert hint == "unmount it"
     assert attached == f"{image} is in use by the kernel, as {loop}"
+    assert remedy == f"unmount it, then: losetup --detach {loop}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -136,6 +137,17 @@ def test_as_a_program(image: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("blocks\n")
+
+
+def test_who_reads_no_further_hears_no_complaint(image: Path) -> None:
+    """As `rumpnfsd fsck IMAGE | head`."""
+    debugfs(image, "sif /d/file links_count 7")
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "appliance", "fsck", str(image)]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (4, "")
 
 
 def test_a_bar_is_one_line_that_is_cleared() -> None:

@@ -60,6 +60,10 @@ _REMOVABLE: Final = frozenset({"mmp", "quota", "project", "fast_commit", "read-o
 
 _MOUNT_IT: Final = "mount it through a loop device, and serve that with --directory"
 
+_JOURNAL_OF_ITS_OWN: Final = (
+    "tune2fs -f -O ^has_journal, and then tune2fs -j, give it one of its own"
+)
+
 _E2FSCK: Final = "check a copy of it with e2fsck -f"
 
 
@@ -134,7 +138,7 @@ class Superblock:
                 remedy = f"tune2fs -O ^{',^'.join(names)} removes what nobody needs of it"
             return f"it uses {', '.join(names)}, which cannot be written here ({remedy})"
         if self.has_journal and not disk.s_journal_inum:
-            return "its journal is on another device"
+            return f"its journal is on another device ({_JOURNAL_OF_ITS_OWN})"
         return ""
 
     @property

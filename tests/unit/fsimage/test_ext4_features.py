@@ -114,6 +114,23 @@ def test_tune2fs_is_named_where_it_helps_only(tmp_path: Path, features: str) -> 
             run(["tune2fs", "-O", ",".join(f"^{name}" for name in names), image])
 
 
+def test_an_external_journal_is_given_up_as_the_message_says(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = image_with(tmp_path, "none")
+    debugfs(image, "feature has_journal", "ssv journal_dev 0x700")
+    said = check_read_only(image, caplog)
+    assert "journal is on another device" in said
+    for words in re.findall(r"tune2fs ([-\w ^]+)", said):
+        command = words.replace(" and then", "").replace(" give it one of its own", "").split()
+        run(["tune2fs", *command, image])
+    filesystem = opened(image)
+    assert not filesystem.read_only
+    filesystem.root().create(b"new", FILE)
+    filesystem.close()
+    e2fsck(image)
+
+
 @pytest.mark.parametrize("feature", BY_DEBUGFS)
 def test_what_mke2fs_does_not_make(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, feature: str
