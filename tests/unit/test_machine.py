@@ -27,6 +27,7 @@ class RecordingStack:
     def __init__(self) -> None:
         self.frames: list[bytes] = []
         self.expired: list[Instant] = []
+        self.timers = self  # of which only the next deadline is asked
 
     def receive(self, frame: bytes, now: Instant) -> None:
         self.frames.append(frame)
