@@ -17,7 +17,6 @@ from appliance.netstack.tcp.retransmission import acknowledged
 from appliance.netstack.tcp.sequence import is_before, unwrap
 from appliance.netstack.tcp.state import (
     CLOSE_WAIT,
-    CLOSED,
     CLOSING,
     ESTABLISHED,
     FIN_WAIT_1,
@@ -52,7 +51,7 @@ def segment_arrives(c: Connection, seg: Segment, now: Instant) -> None:
             arrives_in_other_states(c, seg, now)
     except Drop as drop:
         c.counters[str(drop)] += 1
-    if c.state is not CLOSED:
+    if c.state is ESTABLISHED:  # nothing is predicted in any other state
         c.predict()
 
 
@@ -105,16 +104,22 @@ def arrives_in_syn_sent(c: Connection, seg: Segment, now: Instant) -> None:
 
 
 def arrives_in_other_states(c: Connection, seg: Segment, now: Instant) -> None:
-    """3.10.7.4 OTHER STATES."""
-    answer_repeated_syn(c, seg)
+    """3.10.7.4 OTHER STATES. What only a flag asks for is called where it is set."""
+    flags = seg.flags
+    if flags & SYN:
+        answer_repeated_syn(c, seg)
     check_timestamp(c, seg, now)
     check_sequence_number(c, seg, now)
     note_timestamp(c, seg, now)
-    check_rst(c, seg, now)
-    check_syn(c, seg, now)
+    if flags & RST:
+        check_rst(c, seg, now)
+    if seg.flags & SYN:  # still
+        check_syn(c, seg, now)
     check_ack(c, seg, now)
-    check_urg(c, seg)
-    process_text(c, seg)
+    if flags & URG:
+        check_urg(c, seg)
+    if seg.text:
+        process_text(c, seg)
     check_fin(c, seg, now)
     c.deliver()
 
@@ -122,7 +127,7 @@ def arrives_in_other_states(c: Connection, seg: Segment, now: Instant) -> None:
 def answer_repeated_syn(c: Connection, seg: Segment) -> None:
     """In SYN-RECEIVED: the peer's SYN again, because our answer was lost; or, in a simultaneous
     open, its answer to our SYN, whose own SYN we already have (figure 7)."""
-    if c.state is not SYN_RECEIVED or not seg.flags & SYN or seg.seq != c.rcv.irs:
+    if c.state is not SYN_RECEIVED or seg.seq != c.rcv.irs:
         return
     if seg.flags & ACK:
         seg.seq += 1
@@ -186,8 +191,6 @@ def note_timestamp(c: Connection, seg: Segment, now: Instant) -> None:
 
 def check_rst(c: Connection, seg: Segment, now: Instant) -> None:
     """Second: RST. It must have exactly the expected number, or it is challenged (RFC 5961)."""
-    if not seg.flags & RST:
-        return
     if c.state is TIME_WAIT:
         raise Drop("tcp.reset_in_time_wait")
     if seg.seq != c.rcv.nxt:
@@ -205,8 +208,6 @@ def check_rst(c: Connection, seg: Segment, now: Instant) -> None:
 def check_syn(c: Connection, seg: Segment, now: Instant) -> None:
     """Fourth: SYN. It may be forged; a peer that has restarted answers the challenge with a
     reset."""
-    if not seg.flags & SYN:
-        return
     if c.state is SYN_RECEIVED and c.listener is not None:
         c.end(reasons.ANOTHER_SYN)  # to LISTEN: the peer has begun anew, and will repeat its SYN
         raise Drop("tcp.syn_in_syn_received")
