@@ -213,3 +213,11 @@ def test_a_group_of_several_addresses_is_left_with_the_last() -> None:
     (left,) = station.exchange(solicitation())
     assert left[ICMPv6MLDMultAddrRec].dst == OUR_GROUP
     assert ip_address(OUR_GROUP).packed not in ip._ipv6.groups
+
+
+def test_who_has_never_advertised_may_stop_being_a_router() -> None:
+    """RFC 4861 section 7.2.5: the flag is believed of any neighbour; only a router of ours goes."""
+    station = Station6()
+    station.exchange(advertisement(router=1))
+    station.exchange(advertisement(router=0))
+    assert len(station.exchange(frame(IPv6(src=PEER, dst=US) / ICMPv6EchoRequest()))) == 1
