@@ -87,9 +87,10 @@ class GroupChange:
             count = free_inodes_of(group) + self.free_inodes
             group.bg_free_inodes_count_lo = count & _MASK16
             group.bg_free_inodes_count_hi = count >> 16
-            count = directories_of(group) + self.directories
-            group.bg_used_dirs_count_lo = count & _MASK16
-            group.bg_used_dirs_count_hi = count >> 16
+            if self.directories:
+                count = directories_of(group) + self.directories
+                group.bg_used_dirs_count_lo = count & _MASK16
+                group.bg_used_dirs_count_hi = count >> 16
             group.bg_itable_unused_lo = self.unused & _MASK16
             group.bg_itable_unused_hi = self.unused >> 16
 
@@ -245,11 +246,12 @@ class Allocator:
 
     def allocate_inode(self, operation: Operation, parent: int, *, directory: bool) -> int:
         """The number of an inode that nobody has, near its directory. NOSPC."""
-        for index in self._inodes.groups_for(parent, directory=directory):
+        while True:
+            index = self._inodes.group_for(parent, directory=directory)
             change = operation.notes.groups.get(index) or self._change(operation, index)
             try:
                 bitmap = change.inode_bitmap or self._inode_bitmap(operation, index, change)
-            except VfsError:  # has been logged; there are other groups
+            except VfsError:  # has been logged; there are other groups, and this one is none now
                 self._inodes.leave_out(index)
                 continue
             at = self._inodes.take_first(index, bitmap)
@@ -264,7 +266,6 @@ class Allocator:
             else:
                 self._check_free(operation, number)
             return number
-        raise VfsError(Code.NOSPC)
 
     def _check_free(self, operation: Operation, number: int) -> None:
         """VfsError: an inode that its bitmap has as free still has names."""

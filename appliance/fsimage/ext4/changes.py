@@ -107,7 +107,6 @@ def _new_inode(filesystem: Ext4, operation: Operation, number: int, new: NewNode
             disk.i_block = inodes.encoded_rdev(*new.rdev)
     inode = operation.new_inode(number, disk, body)
     disk.i_generation = _new_generation(operation.volume, inode)
-    inodes.begin(inode, operation.now_ns)
     return inode
 
 

@@ -84,19 +84,30 @@ class Balance:
                 for flipped, value in rows
             ]
             rows.insert(bit, pivot)
-        self._flips: Final = dict(rows)
+        self._flips: Final = [_combined(rows[low : low + 8]) for low in range(0, 32, 8)]
+        """For each byte of what is wrong, what makes up for that."""
 
     def apply(self, record: bytearray, checksum: int) -> None:
         """Let crc32c(MASK32, record) be `checksum`."""
         at = self._at
         record[at : at + 4] = bytes(4)
         wrong = crc32c(MASK32, bytes(record)) ^ checksum
-        value = 0
-        while wrong:
-            lowest = wrong & -wrong
-            value ^= self._flips[lowest]
-            wrong ^= lowest
+        first, second, third, fourth = self._flips
+        value = (
+            first[wrong & 0xFF]
+            ^ second[wrong >> 8 & 0xFF]
+            ^ third[wrong >> 16 & 0xFF]
+            ^ fourth[wrong >> 24]
+        )
         record[at : at + 4] = value.to_bytes(4, "little")
+
+
+def _combined(rows: list[tuple[int, int]]) -> list[int]:
+    """For all values of eight bits, what flips just them: of each single bit, `rows` say it."""
+    found = [0]
+    for _, value in rows:
+        found += [each ^ value for each in found]
+    return found
 
 
 def crc16(seed: int, data: bytes) -> int:

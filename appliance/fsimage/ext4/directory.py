@@ -84,7 +84,7 @@ class Directories:
             image_limits.DIRECTORY_CACHE_ENTRIES_MAX, len
         )
         self.rooms: Final[Cache[tuple[int, int], Room]] = Cache(
-            image_limits.DIRECTORY_ROOM_BYTES_MAX, lambda room: room.weight
+            image_limits.DIRECTORY_ROOM_BYTES_MAX, Room.weight
         )
         self.inodes_count: Final = disk.s_inodes_count
         unsigned = bool(disk.s_flags & layout.FLAGS_UNSIGNED_HASH)

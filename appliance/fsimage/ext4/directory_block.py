@@ -12,6 +12,7 @@ becomes a part of the record before it.
 
 from __future__ import annotations
 
+import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -34,6 +35,7 @@ _BYTES_IN_REC_LEN_MAX: Final = 1 << 16
 
 _pack_head = ext4_dir_entry_2.STRUCT.pack_into
 _unpack_head = ext4_dir_entry_2.STRUCT.unpack_from
+_pack_length = struct.Struct("<H").pack_into
 _pack_tail = ext4_dir_entry_tail.STRUCT.pack_into
 
 
@@ -90,7 +92,6 @@ class Room:
                 free[at] = length - used
         return cls(end, starts, free)
 
-    @property
     def weight(self) -> int:
         """About how many bytes it takes in memory."""
         return 300 + 2 * len(self.starts) + 100 * len(self.free)
@@ -144,9 +145,7 @@ class DirectoryBlock:
         return bytes_needed(low if self.has_file_type else low | high << 8)
 
     def _set_length(self, at: int, length: int) -> None:
-        rec_len = rec_len_to_disk(length)
-        self.raw[at + 4] = rec_len & 0xFF
-        self.raw[at + 5] = rec_len >> 8
+        _pack_length(self.raw, at + 4, rec_len_to_disk(length))
 
     def put(self, at: int, name: bytes, inode: int, file_type: int) -> int:
         """Put an entry in or after the record at `at`, where there is room: where it is now."""
@@ -156,7 +155,7 @@ class DirectoryBlock:
         end = room.end_of(index)
         begin = end - free
         if begin != at:
-            self._set_length(at, begin - at)
+            _pack_length(raw, at + 4, begin - at)  # shorter than any block: it fits into rec_len
             room.starts.insert(index + 1, begin)
         if not self.has_file_type:
             file_type = 0
@@ -198,11 +197,13 @@ class DirectoryBlock:
         """All entries: name, and a record that is as short as it can be."""
         raw, wide, found = bytes(self.raw), not self.has_file_type, []
         for at in self.room.starts:
-            inode, _, low, high = _unpack_head(raw, at)
+            inode, rec_len, low, high = _unpack_head(raw, at)
             if inode:
                 length = low | high << 8 if wide else low
                 used = length + HEAD + 3 & ~3
-                record = raw[at : at + 4] + used.to_bytes(2, "little") + raw[at + 6 : at + used]
+                record = raw[at : at + used]
+                if rec_len != used:
+                    record = record[:4] + used.to_bytes(2, "little") + record[6:]
                 found.append((record[HEAD : HEAD + length], record))
         return found
 

@@ -2,7 +2,8 @@
 
 A directory in which a hundred files are made changes a hundred times, and so does the descriptor of
 its group; the disk gets the last state. So an operation publishes them as objects, and here, once
-in a transaction, they become bytes, with their checksums and those of the bitmaps.
+in a transaction, they become bytes, with their checksums and those of the bitmaps. An inode is
+another object each time; a descriptor, of which nobody needs a former state, changes in place.
 
 Until then whoever reads an inode or a descriptor finds the object (`Volume.unfinished`), and never
 looks into its block; and the checksums of its bitmaps say nothing.
@@ -42,7 +43,7 @@ def add(
     for index, change in groups.items():
         group = unfinished.groups.get(index)
         if group is None:
-            group = unfinished.groups[index] = volume.group(index).copy()
+            group = unfinished.groups[index] = volume.group(index)
         change.apply(group)
     unfinished.inodes.update(changed)
 
@@ -51,24 +52,19 @@ def finish(volume: Volume, numbers: Collection[int]) -> dict[int, bytes]:
     """The blocks of these numbers, which are all that operations have changed since the last time,
     as they go to the disk."""
     unfinished, unwritten = volume.unfinished, volume.unwritten
-    made: dict[int, bytearray] = {}
-
-    def table(number: int) -> bytearray:
-        block = made.get(number)
-        if block is None:
-            # What was changed since is unwritten; what was not, may have come to its place.
-            now = unwritten.get(number) or unfinished.tables[number]
-            block = made[number] = bytearray(now)
-        return block
-
+    tables = {
+        # What was changed since is unwritten; what was not, may have come to its place.
+        number: bytearray(unwritten.get(number) or before)
+        for number, before in unfinished.tables.items()
+    }
     for inode in unfinished.inodes.values():
-        inodes.encode_into(volume, inode, table(inode.place[0]))
+        inodes.encode_into(volume, inode, tables[inode.place[0]])
     for index, group in unfinished.groups.items():
         number, offset = volume.descriptor_place(index)
         _note_bitmaps(volume, group, numbers)
-        _encode_group(volume, index, group, table(number), offset)
-        volume.finished_group(index, group)
-    unwritten.update((number, bytes(block)) for number, block in made.items())
+        _encode_group(volume, index, group, tables[number], offset)
+    for number, table in tables.items():
+        unwritten[number] = bytes(table)
     unfinished.clear()  # not before: somebody may be looking for something
     return {number: unwritten[number] for number in numbers}
 

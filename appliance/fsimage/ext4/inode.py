@@ -35,6 +35,7 @@ _DEVICE_MASK: Final = 0o130000
 _DEVICE: Final = FileType.CHARACTER_DEVICE << 12
 """Both kinds of devices are this, with or without one more bit."""
 
+_I_CHECKSUM_HI_END: Final = layout.I_CHECKSUM_HI_OFFSET + 2
 _put16: Final = struct.Struct("<H").pack_into
 
 
@@ -186,23 +187,21 @@ def encode_into(volume: Volume, inode: Inode, table: bytearray) -> None:
     if disk.i_mode >> 12 != FileType.DIRECTORY or size >> 32:
         disk.i_size_high = size >> 32
     disk.i_checksum_lo = disk.i_checksum_hi = 0
-    inode_bytes = volume.superblock.inode_bytes
-    end = layout.GOOD_OLD_INODE_SIZE
-    if inode_bytes > end:
-        end += disk.i_extra_isize
-    if end >= ext4_inode.SIZE:
+    body = inode.body
+    stop = offset + volume.superblock.inode_bytes
+    end = stop - len(body)
+    if end - offset >= ext4_inode.SIZE:
         disk.encode_into(table, offset)
     else:
         fields = bytearray(ext4_inode.SIZE)
         disk.encode_into(fields, 0)
-        table[offset : offset + end] = fields[:end]
-    assert end + len(inode.body) == inode_bytes
-    table[offset + end : offset + inode_bytes] = inode.body
+        table[offset:end] = fields[: end - offset]
+    table[end:stop] = body
     if volume.has_metadata_csum:
-        raw = bytes(table[offset : offset + inode_bytes])
+        raw = bytes(table[offset:stop])
         checksum = crc32c(inode.seed(volume), raw)
         _put16(table, offset + layout.I_CHECKSUM_LO_OFFSET, checksum & _MASK16)
-        if end >= layout.I_CHECKSUM_HI_OFFSET + 2 and inode_bytes > layout.GOOD_OLD_INODE_SIZE:
+        if end - offset >= _I_CHECKSUM_HI_END:
             _put16(table, offset + layout.I_CHECKSUM_HI_OFFSET, checksum >> 16)
 
 
@@ -239,10 +238,12 @@ class Now:
             self.encoded = (-1, 0)
 
 
-def begin(inode: Inode, now_ns: int) -> None:
+def begin(inode: Inode, now: Now) -> None:
     """It is new: all its times are this one."""
     disk = inode.disk
-    seconds, extra = encoded_time(inode, now_ns)
+    seconds, extra = now.encoded
+    if seconds < 0 or not disk.i_extra_isize:
+        seconds, extra = encoded_time(inode, now.ns)
     disk.i_atime = disk.i_ctime = disk.i_mtime = disk.i_crtime = seconds
     disk.i_atime_extra = disk.i_ctime_extra = disk.i_mtime_extra = disk.i_crtime_extra = extra
     disk.i_version = 1

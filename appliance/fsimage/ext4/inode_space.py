@@ -10,7 +10,6 @@ full there.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 from typing import Final
 
 from appliance import image_limits
@@ -76,8 +75,9 @@ class InodeSpace:
     def count(self, index: int, free: int, directories: int) -> None:
         """So many more are free in this group, and are directories."""
         left = self._free[index] = self._free[index] + free
-        self._directories[index] += directories
-        self._directories_count += directories
+        if directories:
+            self._directories[index] += directories
+            self._directories_count += directories
         self.free_inodes += free
         self._has_room[index] = left > 0 and index not in self._damaged
 
@@ -87,20 +87,19 @@ class InodeSpace:
 
     # Which group.
 
-    def groups_for(self, parent: int, *, directory: bool) -> Iterator[int]:
-        """The groups in which to look for an inode, the best first."""
+    def group_for(self, parent: int, *, directory: bool) -> int:
+        """The best group for an inode. NOSPC: none has one that is free."""
         near = (parent - 1) // self._per_group
         if directory:
             good = self._for_directory(near, top=parent == layout.EXT4_ROOT_INO)
             if good is not None:
-                yield good
-        elif self._has_room[near]:
-            yield near
-        for low, high in ((near, self._groups_count), (0, near)):
-            at = self._has_room.find(1, low, high)
-            while at >= 0:
-                yield at
-                at = self._has_room.find(1, at + 1, high)
+                return good
+        at = self._has_room.find(1, near)
+        if at < 0:
+            at = self._has_room.find(1)
+        if at < 0:
+            raise VfsError(Code.NOSPC)
+        return at
 
     def _for_directory(self, near: int, *, top: bool) -> int | None:
         """A good group for a directory; None: any will have to do."""

@@ -169,6 +169,17 @@ class ext4_super_block(Record):
     s_checksum: le32 = at(0x3FC)
 
 
+@record(size=0x15C)
+class ext4_super_block_counts(Record):
+    """Those fields of ext4_super_block that change with each transaction."""
+
+    s_free_blocks_count_lo: le32 = at(0x00C)
+    s_free_inodes_count: le32 = at(0x010)
+    s_wtime: le32 = at(0x030)
+    s_last_orphan: le32 = at(0x0E8)
+    s_free_blocks_count_hi: le32 = at(0x158)
+
+
 # --- Block Group Descriptors -------------------------------------------------
 
 BG_INODE_UNINIT: Final = 0x1

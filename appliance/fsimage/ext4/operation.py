@@ -150,9 +150,10 @@ class Operation:
         return inode
 
     def new_inode(self, number: int, disk: ext4_inode, body: bytes) -> Inode:
-        """The inode that `number`, which was just allocated, becomes."""
+        """The inode that `number`, which was just allocated, becomes; now all its times are."""
         place = self.volume.inode_location(number)
         inode = self._inodes[number] = Inode(number, disk, body, 0, place)
+        inodes.begin(inode, self._now)
         return inode
 
     def allocate_inode(self, parent: int, *, directory: bool) -> int:

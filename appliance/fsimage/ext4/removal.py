@@ -117,6 +117,7 @@ def _empty_orphan_file(filesystem: Ext4) -> None:
         log.warning("%s: the orphan file is left: %s", volume.name, error)
         return
     volume.superblock.disk.s_feature_ro_compat &= ~layout.RO_COMPAT_ORPHAN_PRESENT
+    filesystem.writer.superblock_changed()
 
 
 def _put_on_list(filesystem: Ext4, number: int) -> None:

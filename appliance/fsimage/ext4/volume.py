@@ -151,10 +151,6 @@ class Volume:
             self._groups.put(index, group)
         return group
 
-    def finished_group(self, index: int, group: ext4_group_desc) -> None:
-        """This is the descriptor of a group, as it is in its block now."""
-        self._groups.put(index, group)
-
     def descriptor_place(self, index: int) -> tuple[int, int]:
         """Block and offset in it of the descriptor of a group."""
         place = self._descriptor_places.get(index)

@@ -20,6 +20,7 @@ from appliance.fsimage.ext4.allocator import Allocator
 from appliance.fsimage.ext4.crc import MASK32, Balance
 from appliance.fsimage.ext4.inode import Inode
 from appliance.fsimage.ext4.journal.committer import Journal
+from appliance.fsimage.ext4.layout import ext4_super_block_counts
 from appliance.fsimage.ext4.operation import Known, Operation
 from appliance.fsimage.ext4.volume import Volume
 from appliance.vfs.errors import Code, VfsError
@@ -59,6 +60,7 @@ class Writer:
         self._superblock_at: Final = layout.SUPERBLOCK_OFFSET & volume.block_bytes - 1
         self._superblock_in: Final = layout.SUPERBLOCK_OFFSET >> bits
         self._counts = (-1, -1, -1)  # as they are in the superblock
+        self._more_changed = True  # there, than counts
         self._state = volume.superblock.disk.s_state
         self._stopped = ""  # why
 
@@ -145,6 +147,7 @@ class Writer:
         disk.s_error_count = disk.s_error_count + 1 & MASK32
         disk.s_first_error_time = disk.s_first_error_time or now
         disk.s_last_error_time = now
+        self._more_changed = True
 
     # The superblock.
 
@@ -156,6 +159,10 @@ class Writer:
             blocks.update(self._superblock())
         return blocks
 
+    def superblock_changed(self) -> None:
+        """Something in it is not what it was; it goes to the disk when its counts do."""
+        self._more_changed = True
+
     def _present_counts(self) -> tuple[int, int, int]:
         allocator = self.allocator
         orphan = self.volume.superblock.disk.s_last_orphan
@@ -163,16 +170,16 @@ class Writer:
 
     def _superblock(self) -> dict[int, bytes]:
         """The block with the superblock in it, up to date."""
-        self._counts = self._present_counts()
-        free_blocks, free_inodes, _ = self._counts
+        self._counts = free_blocks, free_inodes, orphan = self._present_counts()
         volume, at = self.volume, self._superblock_at
-        disk = volume.superblock.disk
-        disk.s_free_blocks_count_lo = free_blocks & MASK32
-        disk.s_free_blocks_count_hi = free_blocks >> 32
-        disk.s_free_inodes_count = free_inodes
-        disk.s_wtime = self._wall_clock() // _SECOND & MASK32
         block = bytearray(volume.block(self._superblock_in))
-        disk.encode_into(block, at)
+        if self._more_changed:
+            volume.superblock.disk.encode_into(block, at)
+            self._more_changed = False
+        now = self._wall_clock() // _SECOND & MASK32
+        ext4_super_block_counts(
+            free_blocks & MASK32, free_inodes, now, orphan, free_blocks >> 32
+        ).encode_into(block, at)
         if volume.has_metadata_csum:
             self._keep_checksum(block, at)
         blocks = {self._superblock_in: bytes(block)}
@@ -200,6 +207,7 @@ class Writer:
             disk.s_feature_incompat |= layout.INCOMPAT_RECOVER if in_use else 0
         else:
             disk.s_state = self._state & ~layout.STATE_VALID_FS if in_use else self._state
+        self._more_changed = True
         with self.journal.state:
             blocks = self._superblock()
         self.journal.put_in_place(blocks)

@@ -97,6 +97,7 @@ def _update(op: Operation, inode: Inode, changes: Mapping[Key, bytes | None]) ->
     if body != body_before:
         packed = _body_with(inode, body)
         assert packed is not None, "it fitted a moment ago"
+        assert len(packed) == len(inode.body)
         inode.body = packed
     if block != block_before:
         _store_block(op, inode, block)

@@ -14,7 +14,6 @@ from appliance.fsimage.device import FileDevice
 from appliance.fsimage.ext4 import groups, layout
 from appliance.fsimage.ext4.allocator import Allocator
 from appliance.fsimage.ext4.free_space import FreeSpace
-from appliance.fsimage.ext4.layout import ext4_group_desc
 from appliance.fsimage.ext4.superblock import Superblock
 from appliance.fsimage.ext4.volume import Volume
 from appliance.vfs.errors import Code, VfsError
@@ -496,18 +495,11 @@ def test_a_table_that_was_never_made_is_used_from_its_beginning(tmp_path: Path) 
     options = ["-t", "ext4", "-b", "1024", "-g", "512", "-N", "1500", "-O", "^metadata_csum"]
     disk = Disk(make_image(tmp_path / "fs.img", "12M", *options, "-O", "uninit_bg"))
     volume, per_group = disk.volume, disk.volume.superblock.disk.s_inodes_per_group
-    number, offset = volume.descriptor_place(9)
-    raw = bytearray(volume.block(number))
-    raw[offset + 0x1C : offset + 0x1E] = bytes(2)  # bg_itable_unused_lo
-    descriptor = bytes(raw[offset : offset + volume.superblock.desc_bytes])
-    checksum = volume.group_checksum(9, descriptor)
-    raw[offset + 0x1E : offset + 0x20] = checksum.to_bytes(2, "little")
-    volume.publish({number: bytes(raw)})
-    group = ext4_group_desc.decode(raw, offset)
+    group = volume.group(9)
     assert group.bg_flags & layout.BG_INODE_UNINIT
+    group.bg_itable_unused_lo = 0
     table = volume.inode_location(9 * per_group + 1)[0]
     volume.publish({table: b"\xa5" * 1024})
-    volume.finished_group(9, group)
     disk.allocator = Allocator(volume)
     operation = disk.operation()
     assert operation.allocate_inode(9 * per_group + 1, directory=False) == 9 * per_group + 1

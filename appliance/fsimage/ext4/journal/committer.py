@@ -72,10 +72,9 @@ class Transaction(Ticket):
         """Whether nothing is in it."""
         return not self.numbers and not self.revoked
 
-    @property
-    def size(self) -> int:
-        """About how many blocks of the log it takes."""
-        return len(self.numbers) + len(self.revoked) // _REVOKED_PER_BLOCK
+    def with_more(self, count: int) -> int:
+        """About how many blocks of the log it takes, if there are `count` more in it."""
+        return count + len(self.numbers) + len(self.revoked) // _REVOKED_PER_BLOCK
 
     def wait(self) -> None:
         self.journal.write_through(self)
@@ -170,7 +169,7 @@ class Journal:
         if count > most:
             raise VfsError(Code.IO, f"{self._volume.name}: a change of {count} blocks at once")
         with self.state:
-            if self._running.size + count <= most:
+            if self._running.with_more(count) <= most:
                 return
             self._close_running()
             late = (
@@ -265,7 +264,7 @@ class Journal:
                 error = self._fail(failure)
         with self.state:
             self._closed.popleft()
-            if error is None:
+            if error is None and transaction.freed:
                 self._durable.append(transaction)
         transaction.settle(error)
         if self._log.wants_checkpoint:

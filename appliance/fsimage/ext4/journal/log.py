@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
+from itertools import repeat
 from typing import Final, Protocol
 
 from appliance.fsimage.device import BlockDevice
@@ -42,6 +43,7 @@ _MAGIC: Final = struct.pack(">I", layout.JBD2_MAGIC)
 _HEADER: Final = struct.Struct(">III")
 _TAG3: Final = struct.Struct(">IIII")
 _TAG: Final = struct.Struct(">IHH")
+_COMMIT: Final = commit_header.STRUCT.pack
 _SECOND: Final = 1_000_000_000
 _PART_OF_LOG: Final = 4
 """A transaction may have this part of the log: so there is always room for the next ones."""
@@ -96,6 +98,7 @@ class JournalLog:
         self._sequence: int = ring.superblock.s_sequence
         self._capacity: Final[int] = ring.end - ring.first
         self._free: int = self._capacity - 1
+        self.blocks_max: Final[int] = self._capacity // _PART_OF_LOG
         self._begun = False
         ring.prepare_to_write(checksums=volume.has_metadata_csum, wide=volume.superblock.is_64bit)
         tail_bytes = TAIL_BYTES if ring.checksum_version else 0
@@ -103,10 +106,6 @@ class JournalLog:
         self._tags_per_block: Final = room // ring.tag_bytes
         room = volume.block_bytes - jbd2_journal_revoke_header_t.SIZE - tail_bytes
         self._revokes_per_block: Final = room // (8 if ring.is_64bit else 4)
-
-    @property
-    def blocks_max(self) -> int:
-        return self._capacity // _PART_OF_LOG
 
     @property
     def wants_checkpoint(self) -> bool:
@@ -136,31 +135,26 @@ class JournalLog:
         """Descriptor blocks, each followed by the copies of the blocks that it names."""
         numbers = sorted(blocks)
         sequence_seed = crc32c(self._ring.seed, struct.pack(">I", self._sequence))
+        tag = _tag3 if self._ring.checksum_version else self._tag
         pieces = []
         for start in range(0, len(numbers), self._tags_per_block):
             some = numbers[start : start + self._tags_per_block]
             tags, copies = [], []
-            for number in some:
-                flags, copy = layout.JBD2_FLAG_SAME_UUID, blocks[number]
-                checksum = crc32c(sequence_seed, copy)
+            flags_of = [0, *repeat(layout.JBD2_FLAG_SAME_UUID, len(some) - 1)]
+            flags_of[-1] |= layout.JBD2_FLAG_LAST_TAG
+            for number, flags in zip(some, flags_of, strict=True):
+                copy = blocks[number]
                 if copy.startswith(_MAGIC):  # J5
                     flags |= layout.JBD2_FLAG_ESCAPE
                     copy = bytes(4) + copy[4:]
-                    checksum = crc32c(sequence_seed, copy)
-                if number == some[0]:
-                    flags &= ~layout.JBD2_FLAG_SAME_UUID
-                if number == some[-1]:
-                    flags |= layout.JBD2_FLAG_LAST_TAG
-                tags.append(self._tag(number, flags, checksum))
+                tags.append(tag(number, flags, crc32c(sequence_seed, copy)))
                 copies.append(copy)
-            tags.insert(1, self._ring.superblock.s_uuid)
+            tags.insert(1, self._ring.superblock.s_uuid)  # of the first block, and of all others
             pieces.append(self._sealed(layout.JBD2_DESCRIPTOR_BLOCK, b"".join(tags)))
             pieces += copies
         return pieces
 
-    def _tag(self, number: int, flags: int, checksum: int) -> bytes:
-        if self._ring.checksum_version:
-            return _TAG3.pack(number & MASK32, flags, number >> 32, checksum)
+    def _tag(self, number: int, flags: int, _: int) -> bytes:
         tag = _TAG.pack(number & MASK32, 0, flags)
         return tag + (number >> 32).to_bytes(4, "big") if self._ring.is_64bit else tag
 
@@ -185,16 +179,12 @@ class JournalLog:
 
     def _commit_block(self) -> bytes:
         seconds, nanoseconds = divmod(self._wall_clock(), _SECOND)
-        kind = layout.JBD2_COMMIT_BLOCK
-        block = bytearray(self._block_bytes)
-        commit = commit_header(
-            layout.JBD2_MAGIC, kind, self._sequence, 0, 0, 0, seconds, nanoseconds
-        )
-        commit.encode_into(block, 0)
-        if self._ring.checksum_version:
-            commit.h_chksum_0 = crc32c(self._ring.seed, bytes(block))
-            commit.encode_into(block, 0)
-        return bytes(block)
+        head = layout.JBD2_MAGIC, layout.JBD2_COMMIT_BLOCK, self._sequence, 0, 0
+        block = _COMMIT(*head, 0, seconds, nanoseconds).ljust(self._block_bytes, b"\0")
+        if not self._ring.checksum_version:
+            return block
+        checksum = crc32c(self._ring.seed, block)
+        return _COMMIT(*head, checksum, seconds, nanoseconds).ljust(self._block_bytes, b"\0")
 
     def _append(self, pieces: list[bytes]) -> int:
         """Write at the head of the log, which may go around; where on the device the last is."""
@@ -275,6 +265,10 @@ class WriteThrough:
 
     def close(self) -> None:
         """Everything is in its place already."""
+
+
+def _tag3(number: int, flags: int, checksum: int) -> bytes:
+    return _TAG3.pack(number & MASK32, flags, number >> 32, checksum)
 
 
 def write_in_place(device: BlockDevice, block_bits: int, blocks: Mapping[int, bytes]) -> None:
