@@ -244,7 +244,7 @@ class DirectoryChange:
             assert self.index is not None
             at = self.index.leaf_of(major)
             logical = self.index.leaves[at]
-            offset = self._room(logical).find(needed)
+            offset = self.block(logical).room.find(needed)  # it changes, with or without a split
             if offset >= 0:
                 return logical, offset
             index_changes.split(self, at)
