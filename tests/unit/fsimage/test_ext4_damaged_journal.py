@@ -433,6 +433,10 @@ def test_an_orphan_file_that_is_right(tmp_path: Path) -> None:
     orphan_file(orphaned, number)
     filesystem, device = orphaned.open()
     assert not filesystem.read_only
+    filesystem.commit()
+    # That the file is empty is said with what was removed then, and not only at the end.
+    (features,) = struct.unpack_from("<I", filesystem.volume.block(1), 0x64)
+    assert not features & layout.RO_COMPAT_ORPHAN_PRESENT
     filesystem.close()
     image.write_bytes(device.image)
     run(["e2fsck", "-fn", image])
