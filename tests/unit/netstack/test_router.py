@@ -159,6 +159,31 @@ def test_of_what_must_not_be_used_no_address_is_made(bad: bytes) -> None:
     assert len(host.stack.ip.addresses) == before
 
 
+@pytest.mark.parametrize(
+    "bad", [prefix("fe80::"), prefix("ff02::"), prefix(length=129), prefix(length=255)]
+)
+def test_of_what_is_no_prefix_no_route_is_made(bad: Packet) -> None:
+    """RFC 4861 section 6.3.4. Link-local addresses are on the link anyway, and stay there."""
+    host = station()
+    host.exchange(advertised())
+    before = len(host.stack.ip.routes)
+    host.exchange(advertised(bad))
+    assert len(host.stack.ip.routes) == before
+
+
+def test_a_prefix_that_is_told_again_stays_for_longer_and_then_goes() -> None:
+    """RFC 4861 section 6.3.4: its lifetime begins again."""
+    host = station()
+    host.exchange(advertised())
+    before = len(host.stack.ip.routes)
+    for _ in range(2):
+        host.exchange(advertised(prefix(valid=100, preferred=100, A=0)))
+        host.run(60 * SECOND)
+        assert len(host.stack.ip.routes) == before + 1
+    host.run(60 * SECOND)
+    assert len(host.stack.ip.routes) == before
+
+
 def test_an_mtu_that_cannot_be_is_ignored() -> None:
     host = station()
     for mtu in (1279, 9000, 0):
