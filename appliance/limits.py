@@ -72,7 +72,8 @@ NEIGHBOURS_FIXED_MAX: Final = 256
 
 NEIGHBOURS_RESOLVING_MAX: Final = 64
 """Neighbours being asked for at the same time, so that packets from forged addresses cannot make
-us fill the link with broadcasts: at most this many in three seconds."""
+us fill the link with broadcasts: at most this many in three seconds; and those that have answered
+before, as long as a path leads over them."""
 
 NEIGHBOUR_WAITING_FRAMES_MAX: Final = 64
 """Frames that wait for one neighbour: all fragments of a 64 KiB datagram."""
@@ -199,6 +200,10 @@ ND_REACHABLE_FOR: Final = 30 * SECOND
 ND_RETRY_AFTER: Final = 1 * SECOND
 """RETRANS_TIMER: between two solicitations, and how long an address stays tentative."""
 
+ND_RETRY_AFTER_MAX: Final = 3 * SECOND
+"""As much of it as a router may ask for. RFC 4861 has no bound: with the 49 days that a forger can
+write, a neighbour that misses one question would never be asked again."""
+
 ND_START_WAITS: Final = 2 * ND_RETRY_AFTER
 """How long a start waits for it to be known that nobody else has our IPv6 addresses."""
 
@@ -225,6 +230,10 @@ MLD_REPORTS: Final = 2
 
 MLD_REPORT_AGAIN_AFTER: Final = 1 * SECOND
 """Unsolicited Report Interval (RFC 3810 section 9.11)."""
+
+MLD_ANSWERS_APART: Final = 100 * MILLISECOND
+"""Between two answers to queries: who asks a thousand times a second for an answer at once makes us
+tell all our groups ten times."""
 
 MLD_OLDER_VERSION_FOR: Final = 260 * SECOND
 """Older Version Querier Present Timeout (RFC 3810 section 9.12): two queries and a response."""

@@ -139,7 +139,7 @@ class Stack:
         )
         self.flush: Callable[[Instant], None] = self.tcp.flush
         """Send what TCP has made ready."""
-        self.ip.paths.widened = self.tcp.path_changed
+        self.ip.paths.resized = self.tcp.link_changed
         self.ip.when_unreachable(self.tcp.unreachable)
         self._connections = self.tcp.connections
         lanes = {

@@ -25,13 +25,16 @@ from appliance.netstack.wire.checksum import checksum, fold, pseudo_header_sum, 
 from appliance.nfsd.v3 import protocol as nfs
 from appliance.nfsd.v3.procedures import nfs3
 from appliance.oncrpc.record import mark
-from tests.interop.lab import HOST, SERVER
+from tests.interop.lab import HOST, NET6, SERVER
 from tests.proofs.load import Connection
+from tests.sim.flood6 import Flood6
 from tests.sim.rpc_client import RpcClient
 
 NFS_PORT: Final = 2049
+SERVER6: Final = socket.inet_pton(socket.AF_INET6, NET6.host(5))
 BATCH: Final = 40
 REST_SECONDS: Final = 0.003
+KINDS_BETWEEN_RESTS: Final = 3
 READERS: Final = 24
 READ_BYTES: Final = 256 << 10
 TCP_WINDOW_CLAMP: Final = 10
@@ -175,32 +178,9 @@ def arp_frame(wire: Wire, _port: int) -> bytes:
             return arp(EVERYBODY, at, chance.choice((1, 2)), at, wire.server, bytes(6), wire.server)
 
 
-def nd_frame(wire: Wire, _port: int) -> bytes:
-    """Neighbour solicitations and advertisements, and routers with prefixes of their own."""
-    at = mac()
-    ours = bytes.fromhex("fe80000000000000") + chance.randbytes(8)
-    link_layer = b"\x01" + at
-    match chance.randrange(3):
-        case 0:
-            target = bytes.fromhex("fd000000000000000000000000000005")
-            message = bytes((135, 0, 0, 0)) + bytes(4) + target + b"\x01" + link_layer
-        case 1:
-            message = (
-                bytes((136, 0, 0, 0, chance.choice((0x20, 0x60)), 0, 0, 0))
-                + ours
-                + b"\x02"
-                + link_layer
-            )
-        case _:
-            prefix = bytes((3, 4, 64, 0xC0)) + struct.pack("!III", 600, 600, 0)
-            prefix += b"\xfd" + chance.randbytes(7) + bytes(8)
-            message = bytes((134, 0, 0, 0, 64, 0)) + struct.pack("!HII", 600, 0, 0)
-            message += b"\x01" + link_layer + prefix
-    to = bytes.fromhex("ff020000000000000000000000000001")
-    total = fold(word_sum(ours + to)) + len(message) + 58 + word_sum(message)
-    message = message[:2] + (0xFFFF - fold(total)).to_bytes(2, "big") + message[4:]
-    head = struct.pack("!IHBB16s16s", 6 << 28, len(message), 58, 255, ours, to)
-    return bytes.fromhex("333300000001") + at + b"\x86\xdd" + head + message
+def six(name: str) -> Callable[[Wire, int], bytes]:
+    """One of Flood6's frames."""
+    return lambda wire, _port: getattr(Flood6(chance, wire.server_mac, SERVER6), name)()
 
 
 # --- kinds --------------------------------------------------------------------------------
@@ -292,7 +272,12 @@ KINDS: Final[dict[str, Callable[[Wire, int], Step]]] = {
     "ack": frames(ack),
     "fragments": frames(fragment),
     "arp": frames(arp_frame),
-    "nd": frames(nd_frame),
+    "ra": frames(six("router_advertisement")),
+    "nd": frames(six("neighbour")),
+    "mld": frames(six("mld_query")),
+    "redirects": frames(six("redirect")),
+    "fragments6": frames(six("fragment")),
+    "extensions": frames(six("extensions")),
     "half_open": half_open,
     "tiny_windows": readers(TINY_WINDOW),
     "slow_readers": readers(None),
@@ -305,11 +290,12 @@ def main() -> None:
     steps = {kind: KINDS[kind](wire, port) for kind in kinds}
     sent = dict.fromkeys(kinds, 0)
     print("started", flush=True)
+    rest = REST_SECONDS * max(1, len(kinds) // KINDS_BETWEEN_RESTS)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for kind, step in steps.items():
             sent[kind] += step()
-        time.sleep(REST_SECONDS)
+        time.sleep(rest)
     print(json.dumps(sent), flush=True)
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from tests.interop.conftest import StartAppliance
 from tests.interop.hostile import resident_bytes, threads
-from tests.interop.lab import SERVER, TOP, Appliance, Namespace, wait_until
+from tests.interop.lab import NET6, SERVER, TOP, Appliance, Namespace, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.alone]
 
@@ -47,7 +47,12 @@ KINDS: Final = {
     "ack": "tcp.outside_window|tcp.ack_too_old|tcp.ack_to_listener",
     "fragments": "ip.fragment_evicted",
     "arp": "arp.conflict",
-    "nd": "nd.|icmp6.",
+    "ra": "nd.too_many_routers|nd.too_many_prefixes",
+    "nd": "nd.answered|nd.unsolicited",
+    "mld": "mld.query",
+    "redirects": "nd.ignored",
+    "fragments6": "ip.fragment_overlap|ip.fragment_condemned",
+    "extensions": "icmpv6.rate_limited|ipv6.too_many_extensions",
     "half_open": "rpc.closed_idle",
     "tiny_windows": "nfs3.read",
     "slow_readers": "nfs3.read",
@@ -56,18 +61,22 @@ KINDS: Final = {
 
 GROUPS: Final = [
     ("syn", "rst", "ack", "half_open"),
-    ("fragments", "arp", "nd"),
+    ("fragments", "arp"),
+    ("ra", "nd", "mld", "redirects", "fragments6", "extensions"),
     ("tiny_windows", "slow_readers"),
 ]
+
+OVER_IPV6: Final = frozenset(GROUPS[2])
+"""And so is the honest client's work then."""
 
 
 class Honest:
     """flood_client.py, running."""
 
-    def __init__(self, netns: Namespace, folder: Path) -> None:
+    def __init__(self, netns: Namespace, folder: Path, server: str) -> None:
         self._said = folder / "honest"
         self._stderr = folder / "honest-stderr"
-        command = netns.command(sys.executable, "-m", "tests.interop.flood_client", SERVER)
+        command = netns.command(sys.executable, "-m", "tests.interop.flood_client", server)
         with self._said.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(command, cwd=TOP, stdout=stdout, stderr=stderr)
         wait_until(lambda: len(self._lines()) > 1, 20)
@@ -99,12 +108,20 @@ class Honest:
 
 @pytest.fixture
 def server(appliance: StartAppliance) -> Appliance:
-    return appliance("--memory", "64M", "--ip", "fd00::5/64", pcap=False)
+    """It heeds what routers say, too."""
+    return appliance("--memory", "64M", "--ip", NET6.host(5), "--ip", "slaac", pcap=False)
 
 
 @pytest.fixture
-def honest(server: Appliance, netns: Namespace, tmp_path: Path) -> Iterator[Honest]:
-    client = Honest(netns, tmp_path)
+def address(netns: Namespace, kinds: tuple[str, ...]) -> str:
+    """Where clients find the server."""
+    netns.add_ipv6()
+    return NET6.host(5) if OVER_IPV6.issuperset(kinds) else SERVER
+
+
+@pytest.fixture
+def honest(server: Appliance, netns: Namespace, tmp_path: Path, address: str) -> Iterator[Honest]:
+    client = Honest(netns, tmp_path, address)
     yield client
     client.close()
 
@@ -132,7 +149,7 @@ def told(counters: dict[str, int], names: str) -> int:
     "kinds", [(kind,) for kind in KINDS] if LONG else GROUPS, ids=lambda kinds: "-".join(kinds)
 )
 def test_a_flood_passes(
-    server: Appliance, honest: Honest, netns: Namespace, tmp_path: Path, kinds: tuple[str, ...]
+    server: Appliance, honest: Honest, netns: Namespace, address: str, kinds: tuple[str, ...]
 ) -> None:
     names = threads(server)
     before = honest.moves(CALM_SECONDS)
@@ -153,7 +170,7 @@ def test_a_flood_passes(
         wait_until(recovered, RECOVERY_SECONDS)
     except AssertionError:
         pytest.fail(f"{before:.0f} bytes/s before, {rates} after")
-    assert_new_clients_are_served(netns)
+    assert_new_clients_are_served(netns, address)
     counters = server.counters()
     print(kinds, sent, "grown", grown, "before", before, "after", rates, counters)
     silent = [kind for kind in kinds if not told(counters, KINDS[kind])]
@@ -163,7 +180,7 @@ def test_a_flood_passes(
     assert grown < (CONNECTIONS_GROW_MAX if "half_open" in kinds else GROWS_MAX)
 
 
-def assert_new_clients_are_served(netns: Namespace) -> None:
+def assert_new_clients_are_served(netns: Namespace, address: str) -> None:
     """Their own connections, not one from before."""
-    words = (sys.executable, "-m", "tests.interop.wire_client", SERVER, "100")
+    words = (sys.executable, "-m", "tests.interop.wire_client", address, "100")
     assert "bytes" in netns.run(*words, timeout=90)

@@ -1,5 +1,6 @@
-"""Each script is a test: `scripts/NAME.pkt` against our stack, without and with offload, and
-against the Linux kernel, unless it says why not. `--against=ours`, `--against=linux`: one of both.
+"""Each script is a test: `scripts/NAME.pkt` against our stack, without and with offload, over IPv6
+where it speaks of TCP alone, and against the Linux kernel, unless it says why not.
+`--against=ours`, `--against=linux`: one of both.
 
 Scripts against the kernel need root. All that are selected are played by one process, several at a
 time (linux.py), which is started for the first; each test waits for its own verdict.
@@ -16,11 +17,13 @@ from typing import Any
 
 import pytest
 
-from tests.packetdrill.language import ScriptError
+from tests.packetdrill.language import Icmp, Inbound, Outbound, Script, ScriptError
 from tests.packetdrill.ours import play_ours
 from tests.packetdrill.parser import parse_file
 
 TOP = Path(__file__).parents[2]
+IPV6_LONGER = 20
+"""Bytes: the header of IPv6, compared with that of IPv4."""
 
 
 class ScriptFile(pytest.File):
@@ -31,6 +34,8 @@ class ScriptFile(pytest.File):
         if against != "linux":
             yield AgainstOurs.from_parent(self, name="ours")
             yield AgainstOurs.from_parent(self, name="offload")
+            if speaks_of_tcp_alone(parse_file(self.path)):
+                yield AgainstOurs.from_parent(self, name="ipv6")
         if against != "ours" and parse_file(self.path).not_for_linux is None:
             yield AgainstLinux.from_parent(self, name="linux")
 
@@ -50,14 +55,25 @@ class ScriptItem(pytest.Item):
 
 
 class AgainstOurs(ScriptItem):
-    """A script against our stack: as it is, or on a link that cuts up super-frames. On the wire
-    there must be no difference."""
+    """A script against our stack: as it is, or on a link that cuts up super-frames, or over IPv6.
+    To TCP there must be no difference: IPv6 has a link that is wider by what its header is longer,
+    so that the sizes in the script hold."""
 
     def runtest(self) -> None:
         script = parse_file(self.path)
         if self.name == "offload":
             script.options["offload"] = "1"
+        elif self.name == "ipv6":
+            mtu = int(script.options.get("mtu", "1500"))
+            script.options |= {"ip_version": "ipv6", "mtu": str(mtu + IPV6_LONGER)}
         play_ours(script)
+
+
+def speaks_of_tcp_alone(script: Script) -> bool:
+    """It is not one of IPv6 anyway, and has nothing in it of IPv4's own."""
+    packets = [e.what.packet for e in script.events if isinstance(e.what, Inbound | Outbound)]
+    has_icmp = any(isinstance(packet.body, Icmp) for packet in packets)
+    return script.not_for_ipv6 is None and "ip_version" not in script.options and not has_icmp
 
 
 class AgainstLinux(ScriptItem):

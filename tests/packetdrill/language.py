@@ -195,6 +195,8 @@ class Script:
     options: dict[str, str] = field(default_factory=dict)
     not_for_linux: str | None = None
     """Why it says nothing about the Linux kernel."""
+    not_for_ipv6: str | None = None
+    """Why it is not played over IPv6 as well."""
 
 
 def result_text(result: int, errno: str | None) -> str:

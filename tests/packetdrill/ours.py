@@ -51,8 +51,9 @@ class Ours:
         options = script.options
         offload = options.get("offload") == "1"
         self.hosts = hosts_of(options)
-        config = HostConfig.single(OUR_MAC, self.hosts.ours, 64 if self.hosts.six else 24)
         mtu = int(options.get("mtu", "1500"))
+        length = 64 if self.hosts.six else 24
+        config = HostConfig.single(OUR_MAC, self.hosts.ours, length, mtu=mtu)
         self.station = Station(vnet=offload, mtu=mtu, config=config)
         self.clock = self.station.clock
         self.station.wire.a.deliver = self._deliver
@@ -96,11 +97,12 @@ class Ours:
         """A frame of ours has come out of the wire."""
         kind, payload = frame[12:14], frame[14:]
         ours, peer = self.hosts.ours, self.hosts.peer
-        if kind == IPV4 or (kind == IPV6 and payload[24:40] == peer):
+        asks = kind == IPV6 and payload[6] == ICMPV6 and payload[40] == SOLICITATION
+        if kind == IPV4 or (kind == IPV6 and payload[24:40] == peer and not asks):
             self.sent.append((self.now(), payload))
         elif kind == ARP and payload.startswith(ARP_REQUEST) and payload[24:28] == peer:
             self._send(ARP, ARP_REPLY + PEER_MAC + peer + OUR_MAC + ours)
-        elif kind == IPV6 and payload[40] == SOLICITATION and payload[48:64] == peer:
+        elif asks and payload[48:64] == peer:
             bare = ADVERTISEMENT + peer + b"\2\1" + PEER_MAC
             answer = emit_ip(ICMPV6, with_checksum(bare, 2, ICMPV6, self.hosts), peer, ours, 0)
             self._send(IPV6, answer[:7] + b"\xff" + answer[8:])  # from no further than the link

@@ -17,7 +17,7 @@ A script with `--ip_version=ipv6` in its head is played over IPv6, and has `icmp
 
 Added to the language: `raw 0x...` for options of any bytes, numbers below zero for what is older
 than the connection, `<mss 1460,...>` for options of which some may be there, too, and the comment
-`// Not for Linux: why`.
+`// Not for Linux: why`, or `// Not for IPv6: why` (one line).
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ HEAD_OPTION = re.compile(r"--(\w+)(?:[= ]([^\n]*))?")
 ECN = re.compile(r"\[(noecn|ect01|ect0|ect1|ce)\]")
 PORTS = re.compile(r"(\d+)\s*>\s*(\d+):?(?=\s)")
 QUOTED = re.compile(r"\[(?=\s*(?:-?\d+:|udp))")
+NOT_FOR_IPV6 = re.compile(r"^// Not for IPv6: (.+)$", re.MULTILINE)
 NOT_FOR_LINUX = re.compile(r"^// Not for Linux: (.+(?:\n// .+)*)", re.MULTILINE)
 
 ICMP_TYPES = {
@@ -156,7 +157,7 @@ class Parser:
     # --- the script -------------------------------------------------------------------------------
 
     def script(self) -> Script:
-        reason = NOT_FOR_LINUX.search(self.text)
+        linux, ipv6 = NOT_FOR_LINUX.search(self.text), NOT_FOR_IPV6.search(self.text)
         options: dict[str, str] = {}
         while found := self.match(HEAD_OPTION):
             name, value = found[1], (found[2] or "").strip()
@@ -170,9 +171,8 @@ class Parser:
             line = self.line
             events.append(Event(self.time(), self.what(), line))
             self.skip()
-        return Script(
-            self.file, events, options, reason[1].replace("\n//", "") if reason else None
-        )  # fmt: skip
+        not_for_linux = linux[1].replace("\n//", "") if linux else None
+        return Script(self.file, events, options, not_for_linux, ipv6[1] if ipv6 else None)
 
     def _define(self, definition: str) -> None:
         """From here on, $NAME stands for the value."""

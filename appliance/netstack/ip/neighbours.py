@@ -64,6 +64,7 @@ class Neighbour:
         "__weakref__",
         "_table",
         "address",
+        "answers",
         "confirmed",
         "due",
         "mac",
@@ -77,6 +78,7 @@ class Neighbour:
         self._table = table
         self.address = address
         self.mac: bytes | None = None
+        self.answers = False  # when it was asked, it has answered
         self.confirmed: Instant = 0
         self.due: Instant | None = None  # when the table's timer has something to do here
         self.tries = 0  # requests sent since it was confirmed
@@ -211,7 +213,9 @@ class NeighbourTable(ABC, Generic[Kind]):
         address = neighbour.address
         if address in self._known:
             return True
-        if len(self._resolving) >= NEIGHBOURS_RESOLVING_MAX:
+        # One that has answered before is no forged address, and a path still leads over it: a flood
+        # of those must not keep it from being found again.
+        if len(self._resolving) >= NEIGHBOURS_RESOLVING_MAX and not neighbour.answers:
             self._count("too_many_resolving")
             return False
         asked = self._object(address)

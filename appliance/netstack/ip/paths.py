@@ -59,8 +59,9 @@ class Paths:
         self._chosen: dict[bytes, bytes] = {}  # destination -> source, where it was left to us
         self._learnt: dict[bytes, Instant] = {}  # until when a smaller MTU counts, in order
         self._mtu_timer = timers.timer(self._forget_mtus)
-        self.widened: Callable[[bytes], None] = lambda _destination: None
-        """Told of a destination to which larger packets may pass again."""
+        self.resized: Callable[[bytes], None] = lambda _destination: None
+        """Told of a destination to which larger packets may pass again, or which is to get smaller
+        ones from now on."""
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -128,7 +129,7 @@ class Paths:
         for path in list(self._all):
             if len(path.destination) == address_bytes:
                 path.mtu = self._families[address_bytes].mtu
-                self.widened(path.destination)
+                self.resized(path.destination)
 
     def learn_mtu(self, destination: bytes, mtu: int, now: Instant) -> bool:
         """A router on the way to `destination` lets no larger packets pass (RFC 1191, RFC 8201).
@@ -156,4 +157,4 @@ class Paths:
         for path in list(self._all):
             if path.destination == destination:
                 path.mtu = self._families[len(destination)].mtu
-        self.widened(destination)
+        self.resized(destination)

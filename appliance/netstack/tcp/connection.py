@@ -414,10 +414,10 @@ class Connection:
         self.snd.full = None
         self.super_bytes = max((self.path.segment_bytes_max - options) // mss * mss, mss)
 
-    def fit_path(self) -> None:
-        """Only smaller packets pass on the path now, or larger ones may pass again (RFC 1191). What
-        is under way and too large has not arrived; it goes out again in smaller ones at once, for
-        that is no sign of congestion."""
+    def fit_path(self, *, is_lost: bool = True) -> None:
+        """Only smaller packets pass on the path now, or larger ones may pass again (RFC 1191). With
+        `is_lost`, what is under way and too large has not arrived; it goes out again in smaller
+        ones at once, for that is no sign of congestion."""
         if self.state is SYN_SENT:
             return
         options = len(self.header) - wire.HEADER_BYTES
@@ -432,9 +432,10 @@ class Connection:
             return
         if self.state is SYN_RECEIVED:
             return
-        self.recovery.start_over(self)
-        self.snd.lose(self.snd.una, self.snd.nxt)
         self.counters["tcp.cut_smaller"] += 1
+        if is_lost:
+            self.recovery.start_over(self)
+            self.snd.lose(self.snd.una, self.snd.nxt)
         self.predict()
         self.mark()
 

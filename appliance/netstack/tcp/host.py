@@ -305,10 +305,18 @@ class Tcp:
                     c.end(reasons.HOST_UNREACHABLE)
 
     def path_changed(self, remote: bytes) -> None:
-        """The path to `remote` has another MTU than before."""
+        """A router on the path to `remote` has been believed: it has another MTU than before."""
+        self._fit_paths(remote, is_lost=True)
+
+    def link_changed(self, remote: bytes) -> None:
+        """The path to `remote` has another MTU than before, because our link has, or because what a
+        router said is too old to count. What is under way was not too large when it went out."""
+        self._fit_paths(remote, is_lost=False)
+
+    def _fit_paths(self, remote: bytes, *, is_lost: bool) -> None:
         for c in list(self.connections.values()):
             if c.peer_address == remote:
-                c.fit_path()
+                c.fit_path(is_lost=is_lost)
 
     # --- packets out ------------------------------------------------------------------------------
 

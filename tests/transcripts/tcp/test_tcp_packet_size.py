@@ -79,6 +79,22 @@ def test_an_idle_connection_on_a_path_that_shrinks_has_lost_nothing(wire: Wire) 
     wire.ours(PSH | ACK, seq=1261, size=40)
 
 
+def test_a_link_that_becomes_narrower_has_lost_nothing(wire: Wire) -> None:
+    """RFC 4861 section 6.3.4: a router says so. What is under way was not too large when it went;
+    else whoever forges advertisements has us send everything again with each of them."""
+    wire.established()
+    wire.user.send([bytes(2 * MSS)])
+    wire.ours(ACK, seq=1, size=MSS)
+    wire.ours(PSH | ACK, seq=1461, size=MSS)
+    wire.path.mtu = wire.family.mtu_for(NARROW)
+    wire.tcp.link_changed(wire.family.peer)
+    wire.quiet()
+    assert not wire.user.snd.lost
+    wire.user.send([bytes(MSS)])
+    wire.ours(ACK, seq=2921, size=NARROW)
+    wire.ours(PSH | ACK, seq=2921 + NARROW, size=MSS - NARROW)
+
+
 def test_what_another_connection_learnt_counts_when_this_one_hears_it(wire: Wire) -> None:
     """The path knows already; the connection was half-open then."""
     wire.peer(SYN, seq=0, mss=MSS)
@@ -113,7 +129,7 @@ def test_a_wider_path_is_used_again(wire: Wire) -> None:
     router_says(wire, wire.family.mtu_for(NARROW))
     wire.ignore().peer(ACK, seq=1, ack=1 + MSS)
     wire.path.mtu = wire.family.mtu_for(MSS)
-    wire.tcp.path_changed(wire.family.peer)
+    wire.tcp.link_changed(wire.family.peer)
     wire.quiet()
     wire.user.send([bytes(MSS)])
     wire.ours(PSH | ACK, size=MSS)

@@ -94,6 +94,7 @@ class Arp(NeighbourTable[Neighbour]):
             self._count("moved")
         neighbour.mac = mac
         neighbour.confirmed = now
+        neighbour.answers |= neighbour.tries > 0
         neighbour.tries = 0
         neighbour.due = now + ARP_CONFIRMED_FOR
         self._set_timer(neighbour.due)

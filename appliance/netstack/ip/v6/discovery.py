@@ -28,6 +28,7 @@ from appliance.limits import (
     ND_DELAY_FIRST_PROBE,
     ND_REACHABLE_FOR,
     ND_RETRY_AFTER,
+    ND_RETRY_AFTER_MAX,
     ND_STALE_FOR,
     ND_TRIES_MAX,
 )
@@ -101,7 +102,7 @@ class Discovery(NeighbourTable[Neighbour6]):
         if 0 < reachable <= REACHABLE_TIME_MAX:
             self._reachable_base = reachable
         if retry:
-            self._retry_after = max(retry, ND_RETRY_AFTER // 10)
+            self._retry_after = min(max(retry, ND_RETRY_AFTER // 10), ND_RETRY_AFTER_MAX)
 
     def _reachable_time(self) -> Instant:
         """Between half of the base and one and a half of it, so that hosts do not keep time
@@ -201,6 +202,7 @@ class Discovery(NeighbourTable[Neighbour6]):
         assert mac is not None
         neighbour.mac = mac
         neighbour.confirmed = now
+        neighbour.answers |= state is State.REACHABLE
         self._resolving.discard(neighbour.address)
         self._trust(neighbour)
         self._become(neighbour, state, now)

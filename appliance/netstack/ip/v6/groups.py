@@ -13,6 +13,7 @@ from random import Random
 
 from appliance.clock import MILLISECOND, Instant
 from appliance.limits import (
+    MLD_ANSWERS_APART,
     MLD_OLDER_VERSION_FOR,
     MLD_REPORT_AGAIN_AFTER,
     MLD_REPORTS,
@@ -48,6 +49,7 @@ class Groups:
         self._joined: Counter[bytes] = Counter()  # two addresses may be asked for in one group
         self._changed: dict[bytes, int] = {}  # how often its joining is still to be told
         self._asked: set[bytes] = set()  # whose membership a querier wants to know
+        self._answer_after: Instant = 0  # whoever asks, and however often
         self._change_timer = timers.timer(self._tell_changes)
         self._answer_timer = timers.timer(self._answer)
         self._version_timer = timers.timer(self._version_2_again)
@@ -100,7 +102,7 @@ class Groups:
             return
         self._asked.update(wanted)
         delay = query.respond_within_ms * MILLISECOND
-        deadline = now + self._random.randint(0, delay)
+        deadline = max(now + self._random.randint(0, delay), self._answer_after)
         if self._answer_timer.deadline is None or deadline < self._answer_timer.deadline:
             self._answer_timer.set(deadline)
 
@@ -112,7 +114,8 @@ class Groups:
     def _version_2_again(self, _now: Instant) -> None:
         """It has not asked for long. The timer is not set any more: that is all."""
 
-    def _answer(self, _now: Instant) -> None:
+    def _answer(self, now: Instant) -> None:
+        self._answer_after = now + MLD_ANSWERS_APART
         asked, self._asked = sorted(self._asked & self._joined.keys()), set()
         if asked:
             self._say(asked, mld.MODE_IS_EXCLUDE)
