@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4 import layout
-from appliance.fsimage.ext4.crc import MASK32, crc32c
 from appliance.fsimage.ext4.groups import block_bitmap_of, inode_bitmap_of
 from appliance.fsimage.ext4.inode import Inode
 from appliance.fsimage.ext4.layout import ext4_group_desc
@@ -76,20 +75,16 @@ def _note_bitmaps(volume: Volume, group: ext4_group_desc, numbers: Collection[in
     disk = volume.superblock.disk
     number = block_bitmap_of(group)
     if number in numbers:
-        value = _checksum(volume, number, disk.s_blocks_per_group)
+        bits = volume.unwritten[number][: disk.s_blocks_per_group >> 3]
+        value = volume.bitmap_checksum(bits)
         group.bg_block_bitmap_csum_lo = value & _MASK16
         group.bg_block_bitmap_csum_hi = value >> 16
     number = inode_bitmap_of(group)
     if number in numbers:
-        value = _checksum(volume, number, disk.s_inodes_per_group)
+        bits = volume.unwritten[number][: disk.s_inodes_per_group >> 3]
+        value = volume.bitmap_checksum(bits)
         group.bg_inode_bitmap_csum_lo = value & _MASK16
         group.bg_inode_bitmap_csum_hi = value >> 16
-
-
-def _checksum(volume: Volume, number: int, count: int) -> int:
-    """Of a bitmap: as much of it as a descriptor has room for."""
-    mask = MASK32 if volume.superblock.desc_bytes >= ext4_group_desc.SIZE else _MASK16
-    return crc32c(volume.seed, volume.unwritten[number][: count >> 3]) & mask
 
 
 def _encode_group(

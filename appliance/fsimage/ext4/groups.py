@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from appliance import image_limits
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4 import layout
-from appliance.fsimage.ext4.crc import MASK32, crc32c
 from appliance.fsimage.ext4.extents import BlockMaps
 from appliance.fsimage.ext4.layout import ext4_group_desc
 from appliance.fsimage.ext4.superblock import Superblock
@@ -150,8 +149,7 @@ def is_right(volume: Volume, bits: bytes, said: int) -> bool:
     a short descriptor, `said` is its lower half."""
     if not volume.has_metadata_csum:
         return True
-    mask = MASK32 if volume.superblock.desc_bytes >= 64 else 0xFFFF
-    return crc32c(volume.seed, bits) & mask == said & mask
+    return volume.bitmap_checksum(bits) == said
 
 
 # --- all of it ---------------------------------------------------------------

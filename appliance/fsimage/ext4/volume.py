@@ -218,13 +218,15 @@ class Volume:
             return False
         bitmap = self.block(group.bg_inode_bitmap_lo | group.bg_inode_bitmap_hi << 32)
         if self.has_metadata_csum and index not in self.unfinished.groups:
-            checksum = crc32c(self.seed, bitmap[: per_group + 7 >> 3])
             expected = group.bg_inode_bitmap_csum_lo | group.bg_inode_bitmap_csum_hi << 16
-            if self.superblock.desc_bytes < 64:
-                checksum &= 0xFFFF
-            if checksum != expected:
+            if self.bitmap_checksum(bitmap[: per_group + 7 >> 3]) != expected:
                 raise self.distrusted(f"inode bitmap of group {index}", "has a wrong checksum")
         return bool(bitmap[at >> 3] >> (at & 7) & 1)
+
+    def bitmap_checksum(self, bits: bytes) -> int:
+        """Of a bitmap: as much of it as a descriptor has room for."""
+        checksum = crc32c(self.seed, bits)
+        return checksum if self.superblock.desc_bytes >= ext4_group_desc.SIZE else checksum & 0xFFFF
 
     def inode_seed(self, number: int, generation: int) -> int:
         """The seed for the checksums of everything that belongs to one inode."""
