@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from appliance.clock import SECOND
+from appliance.limits import TCP_TIME_WAIT
 from appliance.netstack.tcp.state import State
 from appliance.netstack.wire.tcp import ACK, FIN, SYN
 from tests.transcripts.tcp_wire import Wire
@@ -80,6 +81,28 @@ def test_without_a_listener_none_does(wire: Wire) -> None:
     wire.peer(SYN, seq=BEHIND)
     wire.ours(ACK, seq=2, ack=2)
     wire.state(State.TIME_WAIT)
+
+
+def test_each_connection_waits_for_its_own_time(wire: Wire) -> None:
+    """RFC 9293 section 3.6.1, MUST-13: 2 MSL from its own last FIN, also where others wait."""
+    ends: dict[int, int] = {}
+    for port in (1000, 1001, 1002):
+        wire.peer_port, wire.our_isn = port, None
+        until_time_wait(wire)
+        ends[port] = wire.now + TCP_TIME_WAIT
+        wire.after(10 * SECOND)
+    wire.peer_port = 1000
+    wire.peer(FIN | ACK, seq=1, ack=2)  # once more, so its time begins anew
+    wire.ignore()
+    ends[1000] = wire.now + TCP_TIME_WAIT
+    for port in (1001, 1002, 1000):
+        wire.peer_port = port
+        wire.after(ends[port] - wire.now - 1)
+        assert wire.connection() is not None
+        wire.after(1)
+        assert wire.connection() is None
+    wire.after(TCP_TIME_WAIT)
+    assert wire.timers.next_deadline is None
 
 
 def test_our_first_numbers_follow_a_clock_and_a_secret(wire: Wire) -> None:
