@@ -49,7 +49,7 @@ def read(node: Ext4Node, offset: int, count: int) -> tuple[list[Buffer], bool]:
             count = left
         if count <= 0:
             return [], at_end
-        if inode.has_flag(layout.INLINE_DATA_FL):
+        if inode.disk.i_flags & layout.INLINE_DATA_FL:
             return [_inline(node)[offset : offset + count]], at_end
         where = file_data.places(node.block_map, volume.block_bits, offset, count)
         transfer = volume.transfers.begin()

@@ -11,6 +11,7 @@ from typing import Final
 from appliance import limits
 from appliance.fsimage.device import BlockDevice
 from appliance.fsimage.ext4.extents import BlockMap
+from appliance.vfs.buffers import unset_bytes
 from appliance.vfs.interface import Buffer
 
 _ZEROS: Final = memoryview(bytes(limits.CALL_DATA_BYTES_MAX))
@@ -22,6 +23,10 @@ Place = tuple[int, int]
 
 def places(block_map: BlockMap, block_bits: int, offset: int, count: int) -> list[Place]:
     """Where `count` bytes from `offset` on are. The lock of the file system is held."""
+    extent = block_map.find(offset >> block_bits)
+    if offset + count <= extent.logical + extent.count << block_bits:  # nearly always
+        at = (extent.physical - extent.logical << block_bits) + offset
+        return [(at if extent.physical and extent.written else _NOWHERE, count)]
     end = offset + count
     found: list[Place] = []
     while offset < end:
@@ -46,7 +51,7 @@ def read(device: BlockDevice, where: list[Place]) -> list[Buffer]:
         if at == _NOWHERE:
             buffers += zeros(count)
         else:
-            buffer = bytearray(count)
+            buffer = unset_bytes(count)
             device.readinto(at, (buffer,))
             buffers.append(buffer)
     return buffers

@@ -232,6 +232,10 @@ class ExtentTree(BlockMap):
     def _damaged(self, what: str) -> VfsError:
         return self._volume.damaged(f"inode {self._number}", f"has {what}")
 
+    def find(self, logical: int) -> Extent:
+        root = self.root
+        return (root if isinstance(root, Leaf) else self.leaf(logical)).find(logical)
+
     def leaf(self, logical: int) -> Leaf:
         piece = self.root
         while isinstance(piece, Branch):

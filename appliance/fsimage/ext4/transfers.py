@@ -12,36 +12,35 @@ from threading import Event
 class Transfers:
     """Which are under way. They have numbers, in the order in which they began."""
 
-    __slots__ = ("_listener", "_loud", "_under_way", "last")
+    __slots__ = ("_listener", "_under_way", "last")
 
     def __init__(self) -> None:
         self.last = 0
-        self._under_way: dict[int, None] = {}
-        self._loud: dict[int, None] = {}  # those that may still touch the device
+        self._under_way: dict[int, bool] = {}  # whether it may still touch the device
         self._listener: Event | None = None
 
     def begin(self) -> int:
         """One begins; the lock of the file system is held."""
         self.last = number = self.last + 1
-        self._under_way[number] = None
-        self._loud[number] = None
+        self._under_way[number] = True
         return number
 
     def is_quiet(self, number: int) -> None:
         """It will not touch the device any more, but the blocks still have to be what they were."""
-        self._loud.pop(number, None)
+        self._under_way[number] = False
         if self._listener is not None:
             self._listener.set()
 
     def end(self, number: int) -> None:
         """It has ended."""
-        self._under_way.pop(number, None)
-        self.is_quiet(number)
+        del self._under_way[number]
+        if self._listener is not None:
+            self._listener.set()
 
     def wait_until_quiet(self) -> None:
         """Return when none touches the device. The lock is held, so that no other one begins."""
         listener = self._listener = Event()
-        while self._loud:
+        while True in list(self._under_way.values()):
             listener.wait()
             listener.clear()
         self._listener = None

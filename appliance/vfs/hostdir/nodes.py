@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from appliance.clock import MILLISECOND
 from appliance.vfs.acl import Acl
+from appliance.vfs.buffers import unset_bytes
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.hostdir import lists, syscalls
 from appliance.vfs.hostdir.syscalls import Descriptor
@@ -240,7 +241,7 @@ class HostNode(Node):
         left = os.fstat(reader).st_size - offset
         if left <= 0:
             return [], True
-        buffer = bytearray(min(count, left))
+        buffer = unset_bytes(min(count, left))
         length = self.filesystem.read_at_once(reader, buffer, offset)
         if length < len(buffer):
             self.filesystem.about_to_wait()
