@@ -208,9 +208,9 @@ MUTANTS: Final = (
         "a new block is not written whole",
         "J18",
         "writing.py",
-        "            at -= before\n            if before or after:\n"
+        "                at -= before\n"
         "                data = [*zeros(before), *data, *zeros(after)]\n",
-        "            data = [*data, *zeros(after)]\n",
+        "                data = [*data, *zeros(after)]\n",
         _task("seldom"),
     ),
     Mutant(

@@ -143,17 +143,24 @@ class Allocator:
 
     # Data, before it belongs to an operation.
 
-    def reserve(self, goal: int, count: int, *, exact: bool = False) -> tuple[int, int]:
+    def reserve(self, goal: int, count: int) -> tuple[int, int]:
         """Blocks to write data to that no file has yet: the first, and how many (1 to `count`),
-        near `goal`, or exactly there. NOSPC. Nobody else gets them, until they are taken or
-        cancelled; on disk they stay free."""
+        near `goal`. NOSPC. Nobody else gets them, until they are taken or cancelled; on disk they
+        stay free."""
         count = min(count, self._space.available_blocks - self._spare)
         if count <= 0:
             raise VfsError(Code.NOSPC)
-        find = self._space.find_at if exact else self._space.find
-        group, bit, count = find(goal, count)
+        group, bit, count = self._space.find(goal, count)
         self._space.hold(group, bit, count)
         return self._space.block(group.index, bit), count
+
+    def reserve_next(self, goal: int, count: int, ahead: int) -> int:
+        """The same for a file that grows, exactly at `goal`: how many, perhaps 0. It may soon come
+        for so many more."""
+        room = self._space.available_blocks - self._spare
+        if count > room:
+            return 0
+        return self._space.hold_next(goal, count, ahead)
 
     def take(self, operation: Operation, first: int, count: int) -> None:
         """Reserved blocks become allocated. If the operation fails, they are still reserved."""

@@ -40,6 +40,7 @@ from appliance.vfs.errors import Code, VfsError
 
 _HEADER: Final = ext4_extent_header.SIZE
 _ENTRY: Final = ext4_extent.SIZE
+_LENGTH: Final = 4  # where ee_len is in an entry
 _MASK32: Final = 0xFFFF_FFFF
 
 _counts: Final = struct.Struct("<2x3H").unpack_from
@@ -193,10 +194,9 @@ class ExtentTreeChanger(MapChanger):
             or total > layout.EXTENT_WRITTEN_MAX
         ):
             return False
-        extent = Extent(before.logical, total, before.physical)
-        raw, at = disk.i_block, _HEADER + _ENTRY * last
-        disk.i_block = raw[:at] + _encoded(extent) + raw[at + _ENTRY :]
-        self._inode.root = root.with_last(extent)
+        raw, at = disk.i_block, _HEADER + _ENTRY * last + _LENGTH
+        disk.i_block = raw[:at] + total.to_bytes(2, "little") + raw[at + 2 :]
+        self._inode.root = root.with_last(Extent(before.logical, total, before.physical))
         return True
 
     def convert(self, logical: int, count: int) -> None:

@@ -146,6 +146,14 @@ class BlockMap(ABC):
         end)."""
         return self.leaf(logical).find(logical)
 
+    def tail(self) -> Extent | None:
+        """The last extent, if it can be told without reading."""
+        return None
+
+    def follow(self, inode: Inode) -> bool:
+        """Be the map of what the inode has become, without reading; whether that can be."""
+        return False
+
     def extents(self, first: int, end: int) -> list[Extent]:
         """What is at the logical blocks `first` to `end`: extents and holes, without a gap, cut
         to that range; what is contiguous is one."""
@@ -221,7 +229,7 @@ class ExtentTree(BlockMap):
         root = inode.root
         if root is None:
             root = inode.root = self._read_root(inode.disk.i_block)
-        self.root: Final = root
+        self.root = root
 
     def _read_root(self, raw: bytes) -> Leaf | Branch:
         header = ext4_extent_header.decode(raw)
@@ -235,6 +243,16 @@ class ExtentTree(BlockMap):
     def find(self, logical: int) -> Extent:
         root = self.root
         return (root if isinstance(root, Leaf) else self.leaf(logical)).find(logical)
+
+    def tail(self) -> Extent | None:
+        root = self.root
+        return root.extents[-1] if isinstance(root, Leaf) and root.extents else None
+
+    def follow(self, inode: Inode) -> bool:
+        if inode.root is None or inode.disk.i_generation != self._generation:
+            return False
+        self.root = inode.root
+        return True
 
     def leaf(self, logical: int) -> Leaf:
         piece = self.root

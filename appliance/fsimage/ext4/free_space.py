@@ -9,6 +9,12 @@ How blocks are searched. Near the goal first, then in the groups behind it, and 
 run before a short one is taken: runs have *orders*, order n being 2**(n-1) blocks. `best` has of
 every group the highest order that there may be, which sinks when a search finds nothing and rises
 when blocks come back. So a disk that is nearly full is not searched again and again.
+
+A file that grows finds room *kept ahead* of it: blocks behind its last one that are held, but still
+count as available. So a search is made once for many writes, and files that grow side by side do
+not get into each other's way. Room is kept at a few places at a time, by nobody in particular and
+nowhere but here: whoever comes to its first block has it, and the search that finds nothing else
+gives it up.
 """
 
 from __future__ import annotations
@@ -29,6 +35,12 @@ _find_at_least: Final = [
     re.compile(b"[\\x%02x-\\xff]" % order).search for order in range(bits.ORDER_MAX + 1)
 ]
 """The next group with a best order of at least this."""
+
+_KEPT_PLACES_MAX: Final = 16
+_KEPT_BLOCKS_MAX: Final = 2048
+_KEPT_SHARE: Final = 64
+"""Room is kept at so many places, and at each so many blocks, or this share of what is available:
+at most a quarter of it in all."""
 
 Place = tuple[int, int, int]
 """A group, the first block in it, and how many."""
@@ -64,6 +76,8 @@ class FreeSpace:
         """How many blocks of each group may be given to somebody."""
         self._best: Final = bytearray(min(n.bit_length(), bits.ORDER_MAX) for n in counts)
         self.available_blocks = sum(counts)
+        self._kept: Final[dict[int, int]] = {}
+        """Room kept ahead: the first block, and how many."""
 
     # Groups.
 
@@ -105,6 +119,7 @@ class FreeSpace:
         the bitmap on disk says it all."""
         if len(self._groups) <= self._groups_max:
             return
+        self._give_up_kept()
         for index in list(self._groups):
             if self.available[index] == free_blocks_of(self._volume.group(index)):
                 del self._groups[index]
@@ -128,16 +143,10 @@ class FreeSpace:
                 if found >= 0:
                     group = self._groups[at]
                     return group, found, bits.clear_run(group.bitmap, found, count)
-        raise VfsError(Code.NOSPC)
-
-    def find_at(self, goal: int, count: int) -> tuple[HeldBlocks, int, int]:
-        """The same, but exactly there. NOSPC."""
-        if self._volume.has_blocks(goal):
-            index, bit = divmod(goal - self._first_block, self._per_group)
-            length = self._clear_at(index, bit, count)
-            if length:
-                return self._groups[index], bit, length
-        raise VfsError(Code.NOSPC)
+        if not self._kept:
+            raise VfsError(Code.NOSPC)
+        self._give_up_kept()
+        return self.find(goal, count)
 
     def _clear_at(self, index: int, bit: int, count: int) -> int:
         """How many blocks are to be had just there."""
@@ -174,6 +183,59 @@ class FreeSpace:
             group.low = found >> 3
         return found
 
+    # Growing.
+
+    def hold_next(self, goal: int, count: int, ahead: int) -> int:
+        """Hold for a file that grows what is to be had of `count` blocks exactly at `goal`: how
+        many, perhaps 0. Some `ahead` of them are kept."""
+        kept = self._kept.pop(goal, 0)
+        if kept < count:
+            self._let_be_found(goal, kept)
+            self._give_up_kept_around(goal)
+            kept = self._keep(goal, count, ahead)
+            if kept < count:
+                count = kept
+        if kept > count:
+            self._kept[goal + count] = kept - count
+        if count:
+            index = (goal - self._first_block) // self._per_group
+            self.available[index] -= count
+            self.available_blocks -= count
+        return count
+
+    def _keep(self, goal: int, count: int, ahead: int) -> int:
+        """How many blocks from `goal` on are nobody's, at most these; nobody finds them any
+        more."""
+        if not self._volume.has_blocks(goal):
+            return 0
+        count += min(ahead, _KEPT_BLOCKS_MAX, self.available_blocks // _KEPT_SHARE)
+        index, bit = divmod(goal - self._first_block, self._per_group)
+        count = self._clear_at(index, bit, count)
+        if count:
+            bits.set_range(self._groups[index].bitmap, bit, count)
+            if len(self._kept) >= _KEPT_PLACES_MAX:
+                oldest = next(iter(self._kept))
+                self._let_be_found(oldest, self._kept.pop(oldest))
+        return count
+
+    def _let_be_found(self, first: int, count: int) -> None:
+        """Room is not kept any more."""
+        if count:
+            index, bit = self.place(first)
+            self._clear(index, bit, count)
+
+    def _give_up_kept_around(self, goal: int) -> None:
+        """A file that grows with holes goes on behind the first block that is kept for it."""
+        for first, count in self._kept.items():
+            if first < goal < first + count:
+                self._let_be_found(first, self._kept.pop(first))
+                return
+
+    def _give_up_kept(self) -> None:
+        for first, count in self._kept.items():
+            self._let_be_found(first, count)
+        self._kept.clear()
+
     # Holding.
 
     def hold(self, group: HeldBlocks, bit: int, count: int) -> None:
@@ -190,12 +252,17 @@ class FreeSpace:
 
     def let_go(self, index: int, bit: int, count: int) -> None:
         """Nobody has these any more."""
+        self.available[index] += count
+        self.available_blocks += count
+        self._clear(index, bit, count)
+
+    def _clear(self, index: int, bit: int, count: int) -> None:
+        """From now on these are found."""
         group = self._groups[index]
         were_held = bits.clear_range(group.bitmap, bit, count)
         assert were_held, f"block {self.block(index, bit)} was nobody's"
         group.low = min(group.low, bit >> 3)
-        left = self.available[index] = self.available[index] + count
-        self.available_blocks += count
+        left = self.available[index]
         # What joins its neighbours on both sides makes a run of at most:
         longest = count + (2 << self._best[index]) - 2
         self._best[index] = min(left.bit_length(), longest.bit_length(), bits.ORDER_MAX)

@@ -208,8 +208,11 @@ def encode_into(volume: Volume, inode: Inode, table: bytearray) -> None:
 def add_blocks(volume: Volume, inode: Inode, count: int) -> None:
     """Count `count` more (or fewer) blocks of the file system in i_blocks."""
     disk = inode.disk
+    blocks = disk.i_blocks_lo + (count << volume.block_bits - 9)
+    if 0 <= blocks <= _MASK32 and not disk.i_flags & layout.HUGE_FILE_FL:  # nearly always
+        disk.i_blocks_lo = blocks
+        return
     if not volume.superblock.disk.s_feature_ro_compat & layout.RO_COMPAT_HUGE_FILE:
-        blocks = disk.i_blocks_lo + (count << volume.block_bits - 9)
         disk.i_blocks_lo = min(max(0, blocks), _MASK32)  # what was there may be damaged
         return
     blocks = disk.i_blocks_lo | disk.i_blocks_high << 32

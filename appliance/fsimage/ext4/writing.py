@@ -39,7 +39,8 @@ _AHEAD_MAX: Final = 2048
 _STREAMS: Final = 16
 """A file that cannot go on where it is looks elsewhere for room for as much again as it has, or for
 so many blocks; and how far away depends on the number of its inode. So files that grow side by side
-do not jump over each other all the time, and soon have long extents. Nobody keeps room."""
+do not jump over each other all the time, and soon have long extents, even where no room is kept
+ahead of them (free_space.py)."""
 
 _SKIPPED_MAX: Final = 64
 """A hole of up to so many blocks is left free behind what is before it: it may be filled later."""
@@ -153,22 +154,31 @@ class _Portion:
             self._clean_gap()
         first, stop = self._offset >> bits, (self.end - 1 >> bits) + 1
         extent = node.block_map.find(first)
-        if extent.end >= stop and extent.physical and extent.written:
+        if extent.logical + extent.count < stop:
+            self._found = node.block_map.extents(first, stop)
+        elif not extent.physical:
+            self._found = [extent]
+            if self._reserve(first, stop):
+                return
+        elif extent.written:
             self._found, self._pieces = [extent], [(extent, _Kind.OVERWRITTEN)]
             return
-        if extent.end >= stop:
-            self._found = [extent.part(first, stop)]
         else:
-            self._found = node.block_map.extents(first, stop)
+            self._found = [extent.part(first, stop)]
+        if not self._pieces:
+            self._plan_pieces()
+        self.end = min(self.end, self._pieces[-1][0].end << bits)
+
+    def _plan_pieces(self) -> None:
+        """For what was found: as many pieces as there may be."""
         for extent in self._found:
             if len(self._pieces) >= image_limits.EXTENTS_CHANGED_MAX:
                 break
             if extent.physical:
                 kind = _Kind.OVERWRITTEN if extent.written else _Kind.CONVERTED
                 self._pieces.append((extent, kind))
-            elif not self._reserve(extent):
+            elif not self._reserve(extent.logical, extent.end):
                 break
-        self.end = min(self.end, self._pieces[-1][0].end << bits)
 
     def _clean_gap(self) -> None:
         """Between the end of the file and what is written there will be zeros."""
@@ -180,14 +190,13 @@ class _Portion:
                 )
             )
 
-    def _reserve(self, hole: Extent) -> bool:
+    def _reserve(self, logical: int, end: int) -> bool:
         """Find blocks for a hole; whether it got as many as it has. NOSPC: the first one got
         none."""
-        goal = self._goal(hole)
-        logical = hole.logical
-        while logical < hole.end and len(self._pieces) < image_limits.EXTENTS_CHANGED_MAX:
+        goal = self._goal(logical)
+        while logical < end and len(self._pieces) < image_limits.EXTENTS_CHANGED_MAX:
             try:
-                physical, count = self._reserve_some(goal, logical, hole.end - logical)
+                physical, count = self._reserve_some(goal, logical, end - logical)
             except VfsError:
                 if not self._pieces:
                     raise
@@ -195,8 +204,8 @@ class _Portion:
             extent = Extent(logical, count, physical)
             self._reserved.append(extent)
             self._pieces.append((extent, _Kind.NEW))
-            logical, goal = extent.end, physical + count
-        return logical == hole.end
+            logical, goal = logical + count, physical + count
+        return logical == end
 
     def _reserve_some(self, goal: int, logical: int, count: int) -> tuple[int, int]:
         """Some blocks for a hole, from block `logical` on: the first, and how many. NOSPC."""
@@ -206,10 +215,8 @@ class _Portion:
         count = min(count, room)
         if not logical or self._wanted <= self._node.inode.size:
             return self._reserve_near(goal, count)
-        try:
-            return self._allocator.reserve(goal, count, exact=True)
-        except VfsError:  # somebody else is there
-            return self._reserve_elsewhere(goal, logical, count)
+        found = self._allocator.reserve_next(goal, count, logical)
+        return (goal, found) if found else self._reserve_elsewhere(goal, logical, count)
 
     def _reserve_near(self, goal: int, count: int) -> tuple[int, int]:
         try:
@@ -228,15 +235,18 @@ class _Portion:
             self._allocator.cancel(physical + count, found - count)
         return physical, min(found, count)
 
-    def _goal(self, hole: Extent) -> int:
-        """Where the blocks should be: after those before them in the file."""
+    def _goal(self, logical: int) -> int:
+        """Where the blocks of a hole should be: after those before them in the file."""
         if self._pieces:
             last = self._pieces[-1][0]
             return last.physical + last.count
-        before = _last_before(self._node.block_map, hole.logical)
+        block_map = self._node.block_map
+        before = block_map.tail()
+        if before is None or before.logical + before.count > logical:
+            before = _last_before(block_map, logical)
         if before is None:
             return self._allocator.goal_of(self._node.inode.number)
-        skipped = hole.logical - before.logical - before.count
+        skipped = logical - before.logical - before.count
         return before.physical + before.count + (skipped if skipped < _SKIPPED_MAX else 0)
 
     # Step 2.
@@ -244,24 +254,25 @@ class _Portion:
     def transfer(self, buffers: Sequence[Buffer]) -> None:
         """Bring the data to the device; `buffers` may have more than this portion takes."""
         if len(self._pieces) == 1 and self.end == self._wanted:
-            self._transfer_piece(*self._pieces[0], buffers)
+            self._transfer_piece(*self._pieces[0], self._offset, self.end, buffers)
             return
         cutter, bits = Cutter(buffers), self._bits
         for piece, kind in self._pieces:
             start, stop = max(self._offset, piece.logical << bits), min(self.end, piece.end << bits)
-            self._transfer_piece(piece, kind, cutter.take(stop - start))
+            self._transfer_piece(piece, kind, start, stop, cutter.take(stop - start))
 
-    def _transfer_piece(self, piece: Extent, kind: _Kind, data: Sequence[Buffer]) -> None:
-        volume, bits = self._volume, self._bits
-        start = max(self._offset, piece.logical << bits)
-        at = (piece.physical - piece.logical << bits) + start
+    def _transfer_piece(
+        self, piece: Extent, kind: _Kind, start: int, stop: int, data: Sequence[Buffer]
+    ) -> None:
+        """Bring `data` to where a piece has the bytes from `start` to `stop` of the file."""
+        at = (piece.physical - piece.logical << self._bits) + start
         if kind is not _Kind.OVERWRITTEN:
-            mask = volume.block_bytes - 1
-            before, after = start & mask, -min(self.end, piece.end << bits) & mask
-            at -= before
+            mask = self._volume.block_bytes - 1
+            before, after = start & mask, -stop & mask
             if before or after:
+                at -= before
                 data = [*zeros(before), *data, *zeros(after)]
-        volume.device.write(at, data)
+        self._volume.device.write(at, data)
 
     # Step 3.
 

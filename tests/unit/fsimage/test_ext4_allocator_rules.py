@@ -17,19 +17,22 @@ from appliance.fsimage.ext4.free_space import FreeSpace
 from appliance.fsimage.ext4.superblock import Superblock
 from appliance.fsimage.ext4.volume import Volume
 from appliance.vfs.errors import Code, VfsError
-from tests.unit.fsimage.ext4_files import Disk, Runs
+from tests.unit.fsimage.ext4_files import Disk
 from tests.unit.fsimage.ext4_images import make_image
+from tests.unit.fsimage.ext4_small_groups import (
+    ANYWHERE,
+    allocate_all,
+    empty_groups,
+    first_of,
+    small_groups,
+)
 
 ROOT = layout.EXT4_ROOT_INO
-ANYWHERE = 0
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """24 groups of 512 blocks."""
-    options = ["-t", "ext4", "-b", "1024", "-g", "512", "-N", "1500"]
-    options += ["-O", "^has_journal,^resize_inode"]
-    disk = Disk(make_image(tmp_path / "fs.img", "12M", *options))
+    disk = small_groups(tmp_path)
     yield disk
     disk.device.close()
 
@@ -39,26 +42,6 @@ def refused(code: Code) -> Iterator[None]:
     with pytest.raises(VfsError) as caught:
         yield
     assert caught.value.code is code
-
-
-def empty_groups(disk: Disk) -> list[int]:
-    """Groups that have nothing at all in them."""
-    every = range(disk.volume.superblock.groups_count)
-    return [at for at in every if groups.free_blocks_of(disk.volume.group(at)) == 512]
-
-
-def first_of(index: int) -> int:
-    """The first block of a group."""
-    return 1 + index * 512
-
-
-def allocate_all(disk: Disk) -> Runs:
-    """Everything is somebody's."""
-    operation, runs = disk.operation(), []
-    while disk.allocator._space.available_blocks:
-        runs.append(operation.allocate(ANYWHERE, 1 << 20))
-    disk.publish(operation)
-    return runs
 
 
 def clear_in(disk: Disk, index: int) -> int:
@@ -122,14 +105,13 @@ def test_reserved_blocks_are_nobodys_and_free_on_disk(disk: Disk) -> None:
     index = (first - 1) // 512
     assert clear_in(disk, index) == groups.free_blocks_of(disk.volume.group(index))
     assert disk.operation().allocate(first, 1)[0] == first + count
-    with refused(Code.NOSPC):
-        disk.allocator.reserve(first + 5, 1, exact=True)
+    assert disk.allocator.reserve_next(first + 5, 1, ahead=0) == 0
     operation = disk.operation()
     disk.allocator.take(operation, first + 8, 8)
     assert operation.free_blocks_change == -8
     disk.publish(operation)
     disk.allocator.cancel(first, 8)
-    assert disk.allocator.reserve(first, 16, exact=True) == (first, 8)
+    assert disk.allocator.reserve_next(first, 16, ahead=0) == 8
 
 
 def test_what_an_operation_that_failed_has_taken_is_still_reserved(disk: Disk) -> None:
