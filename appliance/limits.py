@@ -304,6 +304,10 @@ has been acknowledged."""
 TCP_PIECES_MAX: Final = 512
 """Pieces of text in one packet, half of what one writev takes (IOV_MAX); more are joined first."""
 
+TCP_BURST_BYTES: Final = 60_000
+"""New text that is cut up in one go for a link that cannot: about what it would take if it could.
+Small enough that pieces are seldom joined for it in vain."""
+
 TCP_MSS_DEFAULT: Final = 536
 TCP_MSS_DEFAULT_IPV6: Final = 1220
 """A peer that sends no MSS option (RFC 9293 section 3.7.1)."""

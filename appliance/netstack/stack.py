@@ -41,6 +41,7 @@ from appliance.netstack.timers import Timers
 from appliance.netstack.udp import Udp
 from appliance.netstack.wire import ethernet, ipv4, ipv6, vnet
 from appliance.netstack.wire.address import IPV6_BYTES
+from appliance.netstack.wire.checksum import remainder
 from appliance.netstack.wire.errors import BadPacket
 from appliance.netstack.wire.ipv4 import PROTOCOL_TCP, PROTOCOL_UDP
 from appliance.netstack.wire.vnet import CHECKSUM_GOOD, VnetHeader
@@ -443,10 +444,9 @@ def is_sound(frame: bytes, at: int, end: int) -> bool:
     """
     swapped = end - at - ipv4.HEADER_BYTES + PROTOCOL_TCP
     swapped = (swapped & 0xFF) << 8 | swapped >> 8
-    return (
-        not int.from_bytes(frame[at : at + ipv4.HEADER_BYTES], "little") % 0xFFFF
-        and not (int.from_bytes(frame[at + 12 : end], "little") + swapped) % 0xFFFF
-    )
+    return not int.from_bytes(
+        frame[at : at + ipv4.HEADER_BYTES], "little"
+    ) % 0xFFFF and not remainder(int.from_bytes(frame[at + 12 : end], "little") + swapped)
 
 
 def has_sound_header(frame: bytes, at: int) -> bool:
@@ -458,4 +458,4 @@ def is_sound6(frame: bytes, at: int, end: int) -> bool:
     """The same of a TCP packet of IPv6, which has one checksum. `at`: of the TCP header."""
     swapped = end - at + PROTOCOL_TCP
     swapped = (swapped & 0xFF) << 8 | swapped >> 8
-    return not (int.from_bytes(frame[at - 32 : end], "little") + swapped) % 0xFFFF
+    return not remainder(int.from_bytes(frame[at - 32 : end], "little") + swapped)

@@ -41,7 +41,7 @@ from appliance.netstack.tcp.calm import CALM
 from appliance.netstack.tcp.congestion import Congestion
 from appliance.netstack.tcp.ecn import Ecn
 from appliance.netstack.tcp.express import express
-from appliance.netstack.tcp.packet_size import PacketSize, default_mss, segment_size
+from appliance.netstack.tcp.packet_size import PacketSize, burst_size, default_mss, segment_size
 from appliance.netstack.tcp.patience import KeepAlive, PerSecond
 from appliance.netstack.tcp.receive_half import ReceiveHalf
 from appliance.netstack.tcp.recovery import Recovery
@@ -107,6 +107,7 @@ class Connection:
 
     __slots__ = (
         "ack_timer",
+        "burst_bytes",
         "challenges",
         "checksum_base",
         "closed",
@@ -172,6 +173,7 @@ class Connection:
     """The effective one: text in a segment, options taken off. Everything counts with it."""
     super_bytes: int
     """Text in a packet: a multiple of mss where the link cuts packets up."""
+    burst_bytes: int  # new text in one go (burst_size)
     scales: bool
     stamps: bool
     """Both sides scale windows, and use timestamps (RFC 7323)."""
@@ -225,7 +227,7 @@ class Connection:
         self.user: ConnectionUser = NOBODY
         self.listener: Listener | None = None
 
-        self.mss = self.super_bytes = TCP_MSS_DEFAULT
+        self.mss = self.super_bytes = self.burst_bytes = TCP_MSS_DEFAULT
         self.sizes = PacketSize(TCP_MSS_DEFAULT)
         self.ecn, self.echo, self.traffic_class = None, 0, 0
         self.stamp_base = tcp.stamp_base(key)
@@ -410,9 +412,9 @@ class Connection:
         self.checksum_base = path.pseudo_sum + wire.PROTOCOL + len(self.header)
 
     def _cut_into(self, mss: int, options: int) -> None:
-        self.mss = mss
-        self.snd.full = None
+        self.mss, self.snd.full = mss, None
         self.super_bytes = max((self.path.segment_bytes_max - options) // mss * mss, mss)
+        self.burst_bytes = burst_size(self)
 
     def fit_path(self, *, is_lost: bool = True) -> None:
         """Only smaller packets pass on the path now, or larger ones may pass again (RFC 1191). With

@@ -4,13 +4,14 @@ In this order: a SYN or a keep-alive probe if one is due; text and FIN that are 
 text and FIN; and if none of these carried it, the acknowledgement that is owed.
 
 New text goes in packets of up to `super_bytes`, a whole number of segments of the effective MSS,
-which the link cuts up. How much may go is the least of what there is, what the peer's window takes
-and what congestion control allows. A part of a segment waits, unless it ends what there is
-(RFC 9293 section 3.8.6.2.1, the sender's side of the silly window syndrome) and Nagle's algorithm
-is off, or nothing is in flight, or it is urgent; and not while the user has corked the connection.
+which the link cuts up; for a link that cannot, as much is cut up here (emit_burst). How much may go
+is the least of what there is, what the peer's window takes and what congestion control allows. A
+part of a segment waits, unless it ends what there is (RFC 9293 section 3.8.6.2.1, the sender's side
+of the silly window syndrome) and Nagle's algorithm is off, or nothing is in flight, or it is
+urgent; and not while the user has corked the connection.
 
-`emit` is the only place that fills a header. It sends the acknowledgement and the window with
-everything, so nothing is owed after it.
+`emit` fills the header, and emit_burst changes what is different in the next one. The
+acknowledgement and the window go with everything, so nothing is owed after it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from appliance.netstack.tcp.ecn import SETUP
 from appliance.netstack.tcp.retransmission import probe_interval
 from appliance.netstack.tcp.sequence import MASK
 from appliance.netstack.tcp.state import CLOSED, FIN_WAIT_2, SYN_SENT
-from appliance.netstack.wire.checksum import fold, word_sum_of
+from appliance.netstack.wire.checksum import fold, remainder, word_sum, word_sum_of
 from appliance.netstack.wire.tcp import (
     ACK,
     CHANGING,
@@ -33,6 +34,7 @@ from appliance.netstack.wire.tcp import (
     CWR,
     ECE,
     FIN,
+    FLAGS_AT,
     PLAIN_OFFSET,
     PROTOCOL,
     PSH,
@@ -44,6 +46,7 @@ from appliance.netstack.wire.tcp import (
     Segment,
     pack_plain,
     pack_stamped,
+    unpack_plain,
 )
 
 if TYPE_CHECKING:
@@ -184,7 +187,7 @@ def _allowance(c: Connection) -> int:
         return 0 if usable > 0 else -1
     # (Nothing is believed lost here, or that would be sent first.)
     room = una + snd.departed + c.congestion.window - nxt
-    count = min(waiting, c.super_bytes, usable, room)
+    count = min(waiting, c.burst_bytes, usable, room)
     mss = c.mss
     if count >= mss:
         if snd.full is None:
@@ -218,9 +221,12 @@ def _send_new(c: Connection, count: int, now: Instant) -> None:
         flags |= c.ecn.flags_of_new_text(c.recovery.recover)
     c.send_at_once = False
     if snd.timed is None:
-        snd.timed = snd.nxt
+        snd.timed = min(snd.nxt, seq + c.super_bytes)
         snd.timed_at = now
-    emit(c, seq, flags, pieces, count, now, ecn)
+    if count <= c.super_bytes or seq < snd.up:  # (each urgent segment has a pointer of its own)
+        emit(c, seq, flags, pieces, count, now, ecn)
+    else:
+        emit_burst(c, seq, flags, pieces, count, now, ecn)
 
 
 def _send_lost(c: Connection, now: Instant) -> None:
@@ -315,6 +321,38 @@ def emit_selective(c: Connection, now: Instant) -> None:
     c.ack_timer.deadline = None
 
 
+def emit_burst(
+    c: Connection,
+    seq: int,
+    flags: int,
+    pieces: Sequence[Buffer],
+    count: int,
+    now: Instant,
+    ecn: int,
+) -> None:
+    """The same with more text than the link takes at once, over one that leaves checksums to us: it
+    is cut up here. Between two segments only the sequence number and the text change, but for the
+    flags at both ends: CWR goes with the first, PSH and FIN with the last."""
+    mss, header, path = c.mss, c.header, c.path
+    text = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+    last = (count - 1) // mss * mss
+    emit(c, seq, flags & ~(PSH | FIN), (text[:mss],), mss, now, ecn)
+    header[FLAGS_AT] &= 0xFF ^ CWR
+    _, ack, offset_flags, window, _ = unpack_plain(header, CHANGING)
+    pack_plain(header, CHANGING, 0, ack, offset_flags, window, 0)
+    fixed = c.checksum_base + mss + word_sum(header)
+    service = ecn | c.traffic_class
+    for at in range(mss, last, mss):
+        piece = text[at : at + mss]
+        wire_seq = seq + at & MASK
+        swapped = remainder(int.from_bytes(piece, "little"))
+        total = fixed + (wire_seq >> 16) + (wire_seq & 0xFFFF)
+        total += swapped >> 8 | (swapped & 0xFF) << 8
+        pack_plain(header, CHANGING, wire_seq, ack, offset_flags, window, -total % 0xFFFF)
+        path.send_tcp(header, (piece,), mss, mss, service)
+    emit(c, seq + last, flags & ~CWR, (text[last:],), count - last, now, ecn)
+
+
 def emit_urgent(c: Connection, seq: int, flags: int, count: int, now: Instant, ecn: int) -> None:
     """Send `count` bytes of text, that have been taken, one segment at a time: each has its own
     pointer, which a link that cuts packets up would copy from the first to all.
@@ -402,6 +440,6 @@ def _fill_checksum(header: bytearray, pseudo: int, pieces: Sequence[Buffer]) -> 
         number = int.from_bytes(header, "little")
         if pieces:
             number += int.from_bytes(pieces[0], "little")
-        swapped = number % 0xFFFF
+        swapped = remainder(number)
         total = pseudo + (swapped >> 8 | (swapped & 0xFF) << 8)
     header[CHECKSUM_AT : CHECKSUM_AT + 2] = (-total % 0xFFFF).to_bytes(2, "big")

@@ -25,6 +25,7 @@ from appliance.limits import (
     TCP_BLACK_HOLE_RETRY_AFTER,
     TCP_BLACK_HOLE_TIMEOUTS,
     TCP_BLACK_HOLE_TIMEOUTS_PROVEN,
+    TCP_BURST_BYTES,
     TCP_MSS_DEFAULT,
     TCP_MSS_DEFAULT_IPV6,
 )
@@ -56,6 +57,14 @@ class PacketSize:
         """The connection is over."""
         if self.up is not None:
             self.up.discard()
+
+
+def burst_size(c: Connection) -> int:
+    """How much new text is sent in one go: what the link cuts up, or where it leaves checksums to
+    us, too, what output.py does."""
+    if c.path.segment_bytes_max or c.path.checksum_offload:
+        return c.super_bytes
+    return max(TCP_BURST_BYTES // c.mss * c.mss, c.mss)
 
 
 def segment_size(c: Connection, options: int) -> int:

@@ -13,14 +13,31 @@ multiple of 0xffff has the sum 0xffff, which makes the checksum 0.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 Buffer = bytes | bytearray | memoryview
+
+
+_HALF_BITS: Final = 768 * 8
+_HALF: Final = (1 << _HALF_BITS) - 1
+_QUARTER_BITS: Final = 384 * 8
+_QUARTER: Final = (1 << _QUARTER_BITS) - 1
+"""Of a frame of 1500 bytes, in whole words."""
+
+
+def remainder(number: int) -> int:
+    """`number` % 0xffff. To divide takes longest, so the upper half of a long number is added to
+    the lower one first, which changes nothing, and that once more."""
+    if number > _HALF:
+        number = (number >> _HALF_BITS) + (number & _HALF)
+        number = (number >> _QUARTER_BITS) + (number & _QUARTER)
+    return number % 0xFFFF
 
 
 def word_sum(buffer: Buffer) -> int:
     """The ones' complement sum of the 16-bit words of `buffer`, 0 to 0xffff."""
     number = int.from_bytes(buffer, "little")
-    swapped = number % 0xFFFF
+    swapped = remainder(number)
     if not swapped:
         return 0xFFFF if number else 0
     return swapped >> 8 | (swapped & 0xFF) << 8

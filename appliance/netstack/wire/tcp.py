@@ -73,6 +73,7 @@ CHECKSUM_AT: Final = 16
 
 pack_plain = _PLAIN.pack_into  # seq, ack, offset and flags, window, checksum
 pack_stamped = _STAMPED.pack_into  # the same, then STAMP_PREFIX, TSval, TSecr
+unpack_plain = _PLAIN.unpack_from
 unpack_stamp = Struct("!III").unpack_from  # prefix, TSval, TSecr
 
 _FLAG_LETTERS: Final = (

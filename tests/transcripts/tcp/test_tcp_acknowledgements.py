@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from appliance.clock import MILLISECOND
 from appliance.netstack.tcp.sequence import MASK
 from appliance.netstack.wire.tcp import ACK, FIN, PSH, Segment
@@ -116,6 +118,22 @@ def test_nagle_does_not_hold_a_full_segment_with_timestamps(wire: Wire) -> None:
     wire.ours(ACK, seq=2897, size=1448)
     wire.ours(ACK, seq=4345, size=1448)
     wire.quiet()
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_what_goes_out_at_once_is_cut_at_every_segment(wire: Wire, pieces: int) -> None:
+    """Text in any pieces, FIN behind it: each segment has its own bytes, and only the last PSH and
+    FIN. (The path compares the checksums.)"""
+    wire.established(stamp=1)
+    text = bytes(number * number % 251 for number in range(6 * 1448 + 101))
+    size = len(text) // pieces + 1
+    wire.user.send([text[at : at + size] for at in range(0, len(text), size)])
+    wire.user.finish()
+    for at in range(0, 6 * 1448, 1448):
+        segment = wire.ours(ACK, seq=1 + at, text=text[at : at + 1448])
+        assert segment.flags == ACK
+        assert segment.timestamp is not None
+    wire.ours(FIN | PSH | ACK, seq=1 + 6 * 1448, text=text[6 * 1448 :])
 
 
 def test_segments_are_cut_with_the_effective_mss(wire: Wire) -> None:

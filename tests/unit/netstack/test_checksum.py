@@ -33,6 +33,13 @@ def test_the_sum_is_the_one_of_the_rfc(data: bytes) -> None:
     assert word_sum(memoryview(data)) == by_the_book(data)
 
 
+@given(st.binary(min_size=760, max_size=1600), st.sampled_from([0, 0xFF]))
+def test_a_long_number_is_folded_before_it_is_divided(data: bytes, fill: int) -> None:
+    padding = bytes([fill]) * (len(data) * 2)
+    assert word_sum(data) == by_the_book(data)
+    assert word_sum(data + padding) == by_the_book(data + padding)
+
+
 @given(st.binary(min_size=1, max_size=100))
 def test_scapy_agrees(data: bytes) -> None:
     assert checksum(data) == scapy_checksum(data)
