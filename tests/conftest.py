@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import settings
 
-from tests.turns import Turns
+from tests.turns import Turns, runs_alone
 
 TOP: Final = Path(__file__).parents[1]
 
@@ -39,7 +39,7 @@ TURNS: Final = Turns(TOP / "Makefile", TOP / "pyproject.toml")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
-    TURNS.enter(alone=item.get_closest_marker("alone") is not None)
+    TURNS.enter(alone=runs_alone(item))
     try:
         return (yield)
     finally:

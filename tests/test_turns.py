@@ -1,14 +1,15 @@
-"""Of tests in several processes, one that is marked `alone` is."""
+"""Of tests in several processes, one that has to be alone is."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tests.turns import Turns
+from tests.turns import Turns, runs_alone
 
 PATIENCE = 60
 
@@ -55,3 +56,9 @@ def test_who_is_alone_waits_for_who_is_there_and_others_for_him(three: list[Turn
     assert beside.wait(PATIENCE)
     for thread in (waits, later):
         thread.join(PATIENCE)
+
+
+def test_who_has_a_network_is_alone(request: pytest.FixtureRequest) -> None:
+    assert runs_alone(SimpleNamespace(fixturenames=["guest", "netns", "tmp_path"]))
+    assert not runs_alone(request.node)
+    assert not runs_alone(SimpleNamespace())  # a script of packetdrill

@@ -5,7 +5,14 @@ from __future__ import annotations
 
 import fcntl
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+
+def runs_alone(item: Any) -> bool:
+    """Whether no other test may run beside this one. With a network namespace come other programs,
+    the kernel's clock, and a judge who complains of what was sent again because it was late; and
+    the guest, emulated, takes a processor for itself."""
+    return "netns" in getattr(item, "fixturenames", ())
 
 
 class Turns:

@@ -23,7 +23,7 @@ from tests.interop.conftest import StartAppliance
 from tests.interop.hostile import resident_bytes, threads
 from tests.interop.lab import NET6, SERVER, TOP, Appliance, Namespace, wait_until
 
-pytestmark = [pytest.mark.root, pytest.mark.alone]
+pytestmark = pytest.mark.root
 
 LONG: Final = "FLOOD_SECONDS" in os.environ
 SECONDS: Final = float(os.environ.get("FLOOD_SECONDS", 5))

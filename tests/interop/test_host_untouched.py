@@ -69,7 +69,6 @@ def test_no_port_of_the_host_is_used(server: Appliance) -> None:
     assert not sockets
 
 
-@pytest.mark.alone
 def test_no_loop_device_and_no_mount(plain_netns: Namespace, tmp_path: Path, image: Path) -> None:
     def of_the_host() -> tuple[str, str, str]:
         return run("losetup", "-a"), Path("/proc/mounts").read_text(), run("findmnt", "-rn")

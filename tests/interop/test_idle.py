@@ -13,7 +13,7 @@ import pytest
 from tests.interop.conftest import StartAppliance
 from tests.interop.lab import SERVER, TOP, Appliance, Namespace
 
-pytestmark = [pytest.mark.root, pytest.mark.alone]
+pytestmark = pytest.mark.root
 
 WAKES_PER_SECOND_MAX = 5
 LOOK_SECONDS = 4
