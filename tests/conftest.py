@@ -7,6 +7,7 @@ may run at the same time when several processes run them (`pytest --numprocesses
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import settings
 
+from appliance.trace import log
 from tests.turns import Turns, runs_alone
 
 TOP: Final = Path(__file__).parents[1]
@@ -32,6 +34,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="both",
         help="the host that scripts of packetdrill are played against: our stack, the kernel's",
     )
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """Commands, the fuzzer and the crash harness set up the log of their process, which here is
+    that of all tests after them."""
+    level, handlers, propagate = log.level, list(log.handlers), log.propagate
+    yield
+    logging.disable(logging.NOTSET)
+    log.setLevel(level)
+    log.handlers[:] = handlers
+    log.propagate = propagate
 
 
 TURNS: Final = Turns(TOP / "Makefile", TOP / "pyproject.toml")

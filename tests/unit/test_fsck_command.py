@@ -8,25 +8,13 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from appliance.cli import main
 from appliance.fsck import Bar
-from appliance.trace import log
 from tests.unit.fsimage.ext4_images import debugfs, make_image, run
-
-
-@pytest.fixture(autouse=True)
-def own_log() -> Iterator[None]:
-    """The command sets up the log of its process, which here is that of other tests too."""
-    level, handlers, propagate = log.level, list(log.handlers), log.propagate
-    yield
-    log.setLevel(level)
-    log.handlers[:] = handlers
-    log.propagate = propagate
 
 
 @pytest.fixture
