@@ -18,7 +18,8 @@ from appliance.limits import MiB
 IMAGE_SIZE: Final = "512M"
 SPARSE_SIZE: Final = "1G"
 OPENED_SIZE: Final = "2G"
-MKE2FS: Final = ("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096")
+BLOCK_BYTES: Final = 4096
+MKE2FS: Final = ("mke2fs", "-q", "-F", "-t", "ext4", "-b", str(BLOCK_BYTES))
 WHOLE: Final = ("-E", "lazy_itable_init=0,lazy_journal_init=0")
 """mke2fs writes all tables, so that the kernel has nothing left to do in the background."""
 
