@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from appliance import trace
 from appliance.fsimage.durability import Durability
+from appliance.garbage import seldom_collected
 from appliance.ifconf import (
     HOSTNAME_DEFAULT,
     MTU_DEFAULT,
@@ -423,7 +424,8 @@ def serve_until_told(settings: Settings, ready_fd: int | None) -> int:
         if ready_fd is not None:
             tell_ready(ready_fd)
         notify("READY=1")
-        obey_signals(machine)
+        with seldom_collected():
+            obey_signals(machine)
         notify("STOPPING=1")
     finally:
         machine.stop()

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from appliance.fsimage.durability import Durability
+from appliance.garbage import seldom_collected
 from appliance.limits import MiB
 from tests.bench import image_tree as tree
 from tests.bench.image_mounted import Fuse2fs, Kernel, Mounted, mounted
@@ -184,7 +185,7 @@ def main() -> None:
     if not options.inside:
         command = ["unshare", "--mount", "--propagation", "private", sys.executable]
         os.execvp(command[0], [*command, "-m", "tests.bench.image", INSIDE, *sys.argv[1:]])
-    with tempfile.TemporaryDirectory(dir=options.place) as place, one_core():
+    with tempfile.TemporaryDirectory(dir=options.place) as place, one_core(), seldom_collected():
         bench = Bench(Path(place), options.rounds)
         bench.run(set(options.parts or PARTS))
     if bench.speeds:

@@ -12,6 +12,7 @@ import socket
 import sys
 from typing import Final
 
+from appliance.garbage import seldom_collected
 from appliance.netstack.link.tap import TapLink
 from appliance.netstack.loop import Loop
 from appliance.netstack.stack import HostConfig, Stack
@@ -77,7 +78,7 @@ def main() -> None:
     for port, accept in ((ECHO, lambda _: Echo()), (SINK, lambda _: Sink()), (SOURCE, source)):
         tcp.listen(port, accept, backlog=1024, connections_max=CONNECTIONS_MAX)
     tcp.listen(CLOSE, close, backlog=1024, connections_max=CONNECTIONS_MAX)
-    with Loop(stack, link):
+    with Loop(stack, link), seldom_collected():
         print("ready", flush=True)
         sys.stdin.read()
 

@@ -200,4 +200,10 @@ class Operation:
             self._allocator.freed(self.notes.freed)
         for callback in self._then:
             callback()
+        self.forget()
         return list(self._inodes.values())
+
+    def forget(self) -> None:
+        """It is over: let go of what refers back to it, so that its copies of blocks go with it
+        and need not wait for the collector of cycles."""
+        self.directories.clear()

@@ -106,6 +106,7 @@ class Writer:
                 raise self._no_trust()
         except BaseException:
             allocator.undo(operation)
+            operation.forget()
             raise
         with self.journal.state:
             self.journal.publish(blocks, numbers, operation.forgotten, operation.freed)

@@ -1,14 +1,19 @@
-"""However many files there are, the memory that they take is bounded."""
+"""However many files there are, the memory that they take is bounded; and what an operation needed
+goes with it."""
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 from appliance.fsimage.durability import Durability
 from appliance.fsimage.image import open_image
 from appliance.limits import MiB
-from appliance.vfs.interface import FileType, NewNode
+from appliance.vfs.errors import VfsError
+from appliance.vfs.interface import FileType, NewNode, Node, SetAttributes
 from tests.bench.image_walk import walk_of
 from tests.unit.fsimage.ext4_images import make_image
 
@@ -35,3 +40,38 @@ def test_a_tree_of_a_million_files_is_walked_with_bounded_memory(tmp_path: Path)
     walk = walk_of(image, PART)
     assert walk.count > count
     assert walk.memory_before + PART * (walk.memory_bytes - walk.memory_before) < MEMORY_MAX
+
+
+def live(root: Node, name: bytes) -> None:
+    """What directories go through."""
+    directory = root.create(b"in " + name, DIRECTORY)
+    node = directory.create(name, FILE)
+    node.write(0, [b"text"])
+    node.set_attributes(SetAttributes(mode=0o600, size=2))
+    root.link(b"also " + name, node)
+    with pytest.raises(VfsError):
+        root.link(b"also " + name, node)
+    directory.rename(name, root, name)
+    root.remove(name)
+    root.rmdir(b"in " + name)
+
+
+def test_an_operation_leaves_nothing_to_the_collector_of_cycles(tmp_path: Path) -> None:
+    """It has copies of blocks: to keep them until the collector comes costs more than it saves."""
+    image = make_image(tmp_path / "fs.img", "32M", "-t", "ext4")
+    filesystem = open_image(str(image), read_only=False, durability=Durability.PROCESS)
+    gc.collect()
+    gc.disable()
+    try:
+        for name in (b"one", b"two", b"three"):
+            live(filesystem.root(), name)
+            filesystem.commit()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = {type(each) for each in gc.garbage if type(each).__module__.startswith("appliance.")}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not left
+    filesystem.close()
