@@ -49,8 +49,7 @@ def say(lines: Iterable[str]) -> None:
             print(line)
         sys.stdout.flush()
     except BrokenPipeError:
+        # What Python still has, and flushes at the end, goes nowhere as well.
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(
-            nowhere, sys.stdout.fileno()
-        )  # also for what Python still has, and flushes at the end
+        os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)

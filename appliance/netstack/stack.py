@@ -444,9 +444,9 @@ def is_sound(frame: bytes, at: int, end: int) -> bool:
     """
     swapped = end - at - ipv4.HEADER_BYTES + PROTOCOL_TCP
     swapped = (swapped & 0xFF) << 8 | swapped >> 8
-    return not int.from_bytes(
-        frame[at : at + ipv4.HEADER_BYTES], "little"
-    ) % 0xFFFF and not remainder(int.from_bytes(frame[at + 12 : end], "little") + swapped)
+    return has_sound_header(frame, at) and not remainder(
+        int.from_bytes(frame[at + 12 : end], "little") + swapped
+    )
 
 
 def has_sound_header(frame: bytes, at: int) -> bool:

@@ -22,14 +22,11 @@ Place = tuple[int, int]
 
 
 def places(block_map: BlockMap, block_bits: int, offset: int, count: int) -> list[Place]:
-    """Where `count` bytes from `offset` on are. The lock of the file system is held."""
-    extent = block_map.find(offset >> block_bits)
-    if offset + count <= extent.logical + extent.count << block_bits:  # nearly always
-        at = (extent.physical - extent.logical << block_bits) + offset
-        return [(at if extent.physical and extent.written else _NOWHERE, count)]
+    """Where `count` bytes from `offset` on are, of which there is one at least. The lock of the
+    file system is held."""
     end = offset + count
     found: list[Place] = []
-    while offset < end:
+    while True:
         extent = block_map.find(offset >> block_bits)
         at = (extent.physical - extent.logical << block_bits) + offset
         stop = extent.logical + extent.count << block_bits
@@ -38,10 +35,12 @@ def places(block_map: BlockMap, block_bits: int, offset: int, count: int) -> lis
             if not following.continues(extent):
                 break
             extent, stop = following, following.end << block_bits
-        stop = min(stop, end)
+        if stop > end:
+            stop = end
         found.append((at if extent.physical and extent.written else _NOWHERE, stop - offset))
+        if stop == end:
+            return found
         offset = stop
-    return found
 
 
 def read(device: BlockDevice, where: list[Place]) -> list[Buffer]:

@@ -316,6 +316,12 @@ def emit_selective(c: Connection, now: Instant) -> None:
         blocks -= 1
     segment.sack = tuple(rcv.report.take(blocks))
     send_header(c.path, segment, c.traffic_class)
+    paid(c)
+
+
+def paid(c: Connection) -> None:
+    """Everything is acknowledged with what has just been sent."""
+    rcv = c.rcv
     rcv.acked = rcv.nxt
     rcv.unacked = rcv.acks_owed = 0
     c.ack_timer.deadline = None
@@ -380,9 +386,7 @@ def emit_urgent(c: Connection, seq: int, flags: int, count: int, now: Instant, e
         if last:
             break
         at += size
-    rcv.acked = rcv.nxt
-    rcv.unacked = rcv.acks_owed = 0
-    c.ack_timer.deadline = None
+    paid(c)
 
 
 def emit_syn(c: Connection, now: Instant) -> None:
