@@ -2,7 +2,7 @@
 
 Nothing else knows all of them; nothing else starts a thread. The way of a call through it:
 
-    nfsd thread   link.receive -> stack.receive -> connection -> TcpTransport.readable
+    nfsd thread   link.receive -> stack.receive -> connection -> TcpStream.readable
                   -> session -> PendingCall -> the leader (NFS) or a service's queue (the others)
                   -> run -> TcpTransport.send -> connection.send -> stack.flush -> link.send
 """
@@ -50,7 +50,7 @@ from appliance.netstack.wire.address import IPV6_BYTES, address_text
 from appliance.nfsd.service import WRITE_VERIFIER_BYTES, Nfsd
 from appliance.oncrpc.leader import Leader, ServiceQueue
 from appliance.oncrpc.server import PendingCall, Registry, RpcServer
-from appliance.oncrpc.transport import NETIDS, NETIDS6, Buffer, Endpoint
+from appliance.oncrpc.transport import NETIDS, NETIDS6, Buffer, Endpoint, StreamUser
 from appliance.rpcbind.service import Rpcbind
 from appliance.trace import Counters, log
 from appliance.vfs.errors import VfsError
@@ -338,10 +338,12 @@ class Machine:
             self._stack.tcp.listen(port, self._accept)
             self._listen_udp(port)
 
-    def _accept(self, connection: Connection) -> TcpTransport:
+    def _accept(self, connection: Connection) -> TcpStream:
         patience = KeepAlive(CLIENT_IDLE_MAX, CLIENT_PROBE_INTERVAL, CLIENT_PROBES)
         connection.keep_alive(patience)
-        return TcpTransport(connection, self._rpc)
+        stream = TcpStream(self._rpc.stream(TcpTransport(connection)))
+        connection.on_closed = stream.closed
+        return stream
 
     def _listen_udp(self, port: int) -> None:
         addresses = self._stack.ip.addresses
@@ -460,9 +462,9 @@ class Machine:
 
 
 class TcpTransport:
-    """One connection: what RPC sends on, and what TCP tells."""
+    """One connection, as RPC sees it: where replies go."""
 
-    def __init__(self, connection: Connection, rpc: RpcServer) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.netid = "tcp6" if len(connection.peer_address) == IPV6_BYTES else "tcp"
         self.peer = Endpoint(address_text(connection.peer_address), connection.peer_port)
@@ -472,7 +474,23 @@ class TcpTransport:
         self.resume = connection.resume
         self.close = connection.close
         self.abort = connection.abort
-        self._session = rpc.stream(self)
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._connection.unsent_bytes
+
+
+class TcpStream:
+    """One connection, as TCP sees it: what it tells goes to a session of RPC.
+
+    Apart from TcpTransport, which the session holds: when the connection lets go of its user, no
+    ring is left.
+    """
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: StreamUser) -> None:
+        self._session = session
 
     def readable(self, connection: Connection) -> None:
         self._session.text_arrived(connection.receive())
@@ -483,9 +501,8 @@ class TcpTransport:
     def ended(self, connection: Connection, reason: str | None) -> None:
         self._session.ended()
 
-    @property
-    def unsent_bytes(self) -> int:
-        return self._connection.unsent_bytes
+    def closed(self, reason: str | None) -> None:
+        self._session.gone()
 
 
 class UdpTransport:

@@ -49,6 +49,10 @@ class RecordReader:
         self._mark = b""  # the first bytes of a mark that is not complete
         self._begin()
 
+    def forget(self) -> None:
+        """What has come of a record whose end will not come."""
+        self._begin()
+
     def _begin(self) -> None:
         self._pieces: list[memoryview] = []  # of the present record
         self._compact = 0  # so many of them will not be copied together (again)

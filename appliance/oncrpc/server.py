@@ -357,7 +357,13 @@ class StreamSession(Session):
             return
         self._lost = self.reply_lost() or self.in_progress > 0
         self._ended = True
+        self._reader.forget()  # the reply cache keeps us for minutes
         self.server.stream_ended(self)
+        self._close_when_done()
+
+    def gone(self) -> None:
+        """Nobody hears an answer: calls that have not begun are not run. They come again."""
+        self._held.clear()
         self._close_when_done()
 
     @property
@@ -439,6 +445,9 @@ class RefusedStream:
     def ended(self) -> None:
         """It has found out by itself."""
         self._transport.close()
+
+    def gone(self) -> None:
+        """So it has."""
 
 
 class RpcServer:

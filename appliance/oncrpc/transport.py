@@ -71,3 +71,6 @@ class StreamUser(Protocol):
     def ended(self) -> None:
         """No more bytes will come. What is sent now may still arrive, if it was the peer that ended
         its half in order; the user closes the transport when it has sent everything."""
+
+    def gone(self) -> None:
+        """After `ended`: what is sent now does not arrive any more."""

@@ -79,6 +79,11 @@ class Peer:
         self.until(lambda: talk.established)
         return talk
 
+    def rest(self) -> None:
+        """Long enough for what is under way to arrive."""
+        end = self.clock.now() + 50 * MILLISECOND
+        self.until(lambda: self.clock.now() > end)
+
     def until(self, condition: Callable[[], bool]) -> None:
         end = self.clock.now() + PATIENCE
         while not condition():

@@ -42,7 +42,7 @@ from appliance.netstack.tcp.congestion import Congestion
 from appliance.netstack.tcp.ecn import Ecn
 from appliance.netstack.tcp.express import express
 from appliance.netstack.tcp.packet_size import PacketSize, burst_size, default_mss, segment_size
-from appliance.netstack.tcp.patience import KeepAlive, PerSecond
+from appliance.netstack.tcp.patience import KeepAlive, PerSecond, keep_alive
 from appliance.netstack.tcp.receive_half import ReceiveHalf
 from appliance.netstack.tcp.recovery import Recovery
 from appliance.netstack.tcp.retransmission import RoundTrip, timer_expired
@@ -324,6 +324,8 @@ class Connection:
             self.paused = False
             self.deliver()
             self.predict()
+            if self.state is CLOSED:
+                self._part()
 
     def finish(self) -> None:
         """CLOSE in the RFC's sense: a FIN follows the text; text still arrives."""
@@ -346,6 +348,9 @@ class Connection:
             return
         self.closed = True
         self.paused = False
+        if self.state is CLOSED:
+            self._part()
+            return
         if self.rcv.pieces:
             self.counters["tcp.closed_with_unread_text"] += 1
             self.abort()
@@ -482,6 +487,7 @@ class Connection:
             self.tcp.waiting(self, now + TCP_TIME_WAIT)
             if self.closed:
                 self.tell(None)
+                self._part()
         else:
             self.tcp.waiting(self, now + TCP_TIME_WAIT)
 
@@ -501,6 +507,13 @@ class Connection:
         self.tell(reason)
         if self.on_closed is not None:
             self.on_closed(reason)
+        if not self.paused:  # what has arrived may still be wanted
+            self._part()
+
+    def _part(self) -> None:
+        """Let go of the user, who may keep us: no memory waits for the collector of cycles."""
+        self.user = NOBODY
+        self.on_closed = self.on_urgent = None
 
     def tell(self, reason: str | None) -> None:
         """Tell the user that it has ended, once."""
@@ -563,24 +576,9 @@ class Connection:
             self.counters["tcp.orphans_reaped"] += 1
             self.end("closed, and the peer did not")
         elif self.keepalive is not None and self.state not in HANDSHAKING:
-            self._keep_alive(self.keepalive, now)
-
-    def _keep_alive(self, keepalive: KeepAlive, now: Instant) -> None:
-        """Nothing was heard, perhaps."""
-        if now - self.heard_at < keepalive.idle:
-            keepalive.unanswered = 0
-            self._look_after_it(self.heard_at + keepalive.idle)
-        elif self.snd.una < self.snd.limit:  # MUST-26; and there is a timer for it
-            keepalive.unanswered = 0
-            self._look_after_it(now + keepalive.interval)
-        elif keepalive.is_over(now - self.heard_at, self.user_timeout):
-            self.counters["tcp.keepalive_failed"] += 1
-            self.give_up(self.soft_error or reasons.KEEPALIVE)
-        else:
-            keepalive.unanswered += 1
-            self.probe_due = True
-            self.mark()
-            self._look_after_it(now + keepalive.interval)
+            again = keep_alive(self, self.keepalive, now)
+            if again is not None:
+                self._look_after_it(again)
 
     def give_up(self, reason: str) -> None:
         """The peer does not answer. Tell it all the same: perhaps only its answers get lost."""

@@ -58,6 +58,24 @@ class PerSecond:
         return self._count <= self._most
 
 
+def keep_alive(c: Connection, keepalive: KeepAlive, now: Instant) -> Instant | None:
+    """Nothing was heard, perhaps: ask. When to look again; None: it is given up."""
+    if now - c.heard_at < keepalive.idle:
+        keepalive.unanswered = 0
+        return c.heard_at + keepalive.idle
+    if c.snd.una < c.snd.limit:  # MUST-26; and there is a timer for it
+        keepalive.unanswered = 0
+    elif keepalive.is_over(now - c.heard_at, c.user_timeout):
+        c.counters["tcp.keepalive_failed"] += 1
+        c.give_up(c.soft_error or reasons.KEEPALIVE)
+        return None
+    else:
+        keepalive.unanswered += 1
+        c.probe_due = True
+        c.mark()
+    return now + keepalive.interval
+
+
 def why_give_up(c: Connection, now: Instant) -> str | None:
     """The timer has expired: RFC 9293 section 3.8.3. None: not yet.
 

@@ -99,9 +99,10 @@ class Change:
             ]
         finally:
             self._nodes[0].filesystem.lock.release()
-        if error is None and self._promise is not None:
+        promise, self._promise = self._promise, None  # which knows the call, which knows us
+        if error is None and promise is not None:
             for node in self._durable:
-                self._promise(node.sync)
+                promise(node.sync)
 
 
 class WriteChange:

@@ -319,6 +319,15 @@ def test_a_peer_that_ends_while_it_is_paused_is_still_answered(world: World) -> 
     assert transport.state == "closed" and len(transport.sent) == 1
 
 
+def test_calls_of_a_connection_that_broke_are_not_begun(world: World) -> None:
+    transport, session = world.connect()
+    transport.unsent_bytes = limits.UNSENT_REPLY_BYTES_MAX + 1
+    session.text_arrived([record(client.call(counter2, 1))])
+    session.ended()
+    session.gone()
+    assert not world.pending and transport.state == "closed"
+
+
 def test_more_connections_make_smaller_shares(world: World) -> None:
     assert world.server.share == limits.CALLS_IN_PROGRESS_MAX
     sessions = [world.connect()[1] for _ in range(limits.CONNECTIONS_MAX)]
