@@ -195,7 +195,8 @@ class Stack:
     # --- the express lane ---------------------------------------------------------------
 
     def _receive_vnet(self, frame: bytes, now: Instant) -> None:
-        if len(frame) >= _IP_AT_VNET + _PACKET_BYTES_MIN:
+        size = len(frame)
+        if size >= _IP_AT_VNET + _PACKET_BYTES_MIN:
             (
                 vnet_flags,
                 mac,
@@ -216,7 +217,7 @@ class Stack:
             ):
                 at = _TCP_AT_VNET
                 end = _IP_AT_VNET + total_bytes
-                if end <= len(frame) <= end + _PADDING_MAX and (
+                if end <= size <= end + _PADDING_MAX and (
                     vnet_flags & CHECKSUM_GOOD or is_sound(frame, _IP_AT_VNET, end)
                 ):
                     if connection is not None and connection.express(
@@ -237,7 +238,8 @@ class Stack:
         self._take(frame, now)
 
     def _receive_plain(self, frame: bytes, now: Instant) -> None:
-        if len(frame) >= _IP_AT + _PACKET_BYTES_MIN:
+        size = len(frame)
+        if size >= _IP_AT + _PACKET_BYTES_MIN:
             (
                 mac,
                 kind,
@@ -257,7 +259,7 @@ class Stack:
             ):
                 at = _TCP_AT
                 end = _IP_AT + total_bytes
-                if end <= len(frame) <= end + _PADDING_MAX and is_sound(frame, _IP_AT, end):
+                if end <= size <= end + _PADDING_MAX and is_sound(frame, _IP_AT, end):
                     if connection is not None and connection.express(
                         seq, ack, offset_flags, window, frame, at, end, now
                     ):

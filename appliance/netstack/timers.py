@@ -77,6 +77,8 @@ class Timers:
         self._heap: list[tuple[Instant, int, Timer]] = []
         self._serial = 0
         self.dead = 0  # entries that will do nothing when they come up
+        self.next_deadline: Instant | None = None
+        """Nothing is due before this instant."""
 
     def timer(self, action: Callable[[Instant], None]) -> Timer:
         """A new timer, not set. `action(now)` runs in `expire`, and may set it again."""
@@ -85,6 +87,7 @@ class Timers:
     def push(self, deadline: Instant, timer: Timer) -> None:
         self._serial += 1  # equal deadlines expire in the order in which they were set
         heappush(self._heap, (deadline, self._serial, timer))
+        self._look()
 
     def gone(self) -> None:
         """An entry of the heap has lost its purpose. When most have, they are thrown out: an idle
@@ -94,11 +97,11 @@ class Timers:
             self._heap[:] = [entry for entry in self._heap if entry[2].is_at(entry[0])]
             heapify(self._heap)
             self.dead = 0
+            self._look()
 
-    @property
-    def next_deadline(self) -> Instant | None:
-        """Nothing is due before this instant."""
-        return self._heap[0][0] if self._heap else None
+    def _look(self) -> None:
+        """It is asked for far more often than it changes."""
+        self.next_deadline = self._heap[0][0] if self._heap else None
 
     def expire(self, now: Instant) -> None:
         """Run what is due at `now`. Afterwards `next_deadline` is later than `now`, unless an
@@ -115,3 +118,4 @@ class Timers:
         finally:
             for rest in due:  # one has raised: the others are due as before
                 heappush(heap, rest)
+            self._look()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from appliance.netstack.tcp import output
+from appliance.netstack.tcp import host
 from tests.transcripts.tcp_wire import IPV4, IPV6, Wire
 
 OUT = Path(__file__).parent.parent / "out"
@@ -33,7 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def wire(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
     """The wire of one lane."""
     if request.param == "long way":
-        monkeypatch.setattr(output, "send_alone", lambda _connection, _now: False)
+        monkeypatch.setattr(host, "send_alone", lambda _connection, _now: False)
     family = IPV6 if request.param == "IPv6" else IPV4
     wire = Wire(expressly=request.param != "long way", family=family)
     request.node.stash[WIRE] = wire

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from appliance.clock import Instant
-from appliance.limits import TCP_PIECE_BYTES_MIN
+from appliance.netstack.tcp.receive_half import charge_for
 from appliance.netstack.tcp.retransmission import acknowledged
 from appliance.netstack.tcp.sequence import HALF, MASK
 from appliance.netstack.wire.tcp import HEADER_BYTES, PSH, STAMP_PREFIX, unpack_stamp
@@ -42,8 +42,7 @@ def express(  # noqa: C901 - one straight line on purpose: a call costs what a s
         return False
     acked, flight = ack - una & MASK, snd.nxt - una
     text_at = at + (offset_flags >> 12) * 4
-    count = end - text_at
-    wnd = window << snd.shift
+    count, wnd = end - text_at, window << snd.shift
     if (
         acked > flight
         or not 0 <= count <= rcv.edge - nxt
@@ -63,19 +62,20 @@ def express(  # noqa: C901 - one straight line on purpose: a call costs what a s
     snd.wnd, snd.wl1, snd.wl2 = wnd, nxt, una + acked
     if wnd > snd.wnd_max:
         snd.wnd_max = wnd
-    if acked:
+    if acked == flight and snd.timed is not None and c.recovery.calm:
+        _all_acknowledged(c, acked, now)
+    elif acked:
         acknowledged(c, una + acked, now, echo)
     if count:  # step 7
         rcv.pieces.append(memoryview(frame)[text_at:end])
-        rcv.nxt = nxt + count
+        rcv.nxt, rcv.count = nxt + count, count  # (nothing waited, or it was not predicted)
         rcv.unacked += count
-        rcv.count = count  # nothing waited, or it would not have been predicted
-        rcv.charge = count if count > TCP_PIECE_BYTES_MIN else TCP_PIECE_BYTES_MIN
         if not c.marked:
             c.marked = True
             c.tcp.dirty.append(c)
         c.user.readable(c)
         if rcv.pieces:  # left to wait: the long way keeps account of that
+            rcv.charge = charge_for(count)
             rcv.account()
             c.predict()
     elif snd.nxt < snd.limit and not c.marked:
@@ -83,3 +83,18 @@ def express(  # noqa: C901 - one straight line on purpose: a call costs what a s
     if c.crowded:
         c.ease()
     return True
+
+
+def _all_acknowledged(c: Connection, acked: int, now: Instant) -> None:
+    """What `acknowledged` would do: everything has arrived, and nothing was ever in doubt."""
+    snd, congestion = c.snd, c.congestion
+    snd.una = snd.nxt
+    snd.sent.clear()
+    snd.runs.clear()
+    c.round_trip.sample(now - snd.timed_at, now)
+    snd.timed = None
+    if acked * 2 >= congestion.window:
+        congestion.acknowledged(acked, acked, now)
+    c.progress_at = now
+    c.send_at_once = False
+    c.resend_timer.deadline = None

@@ -26,7 +26,7 @@ from appliance.netstack.tcp.connection import Connection, ConnectionUser
 from appliance.netstack.tcp.cubic import ALGORITHMS
 from appliance.netstack.tcp.ecn import Ecn
 from appliance.netstack.tcp.listener import Listener
-from appliance.netstack.tcp.output import output, send_header
+from appliance.netstack.tcp.output import output, send_alone, send_header
 from appliance.netstack.tcp.patience import PerSecond
 from appliance.netstack.tcp.reasons import CannotConnect
 from appliance.netstack.tcp.receive_half import WINDOW_FIELD_MAX, Budget
@@ -328,7 +328,8 @@ class Tcp:
             try:
                 for c in dirty:
                     c.marked = False
-                    output(c, now)
+                    if c.predicted < 0 or not send_alone(c, now):
+                        output(c, now)
             except BaseException:  # the others still have something to say
                 self.dirty += [c for c in dirty if c.marked and c not in self.dirty]
                 raise

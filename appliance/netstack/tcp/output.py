@@ -64,8 +64,6 @@ POINTER_MAX: Final = 0xFFFF
 
 def output(c: Connection, now: Instant) -> None:
     """Send whatever may be sent now."""
-    if c.predicted >= 0 and send_alone(c, now):
-        return
     if c.state is CLOSED:
         return
     snd, rcv = c.snd, c.rcv
@@ -282,7 +280,10 @@ def emit(
     ack = rcv.nxt
     if ack >= rcv.tune_at:
         rcv.tune(c.round_trip.srtt, now)
-    window = rcv.advertise()
+    if rcv.charge or rcv.held:
+        window = rcv.advertise()
+    else:  # the same, in short
+        window, rcv.edge = rcv.full, ack + rcv.capacity
     path = c.path
     header = c.header
     checksum = (c.checksum_base + count) % 0xFFFF if path.checksum_offload else 0

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 LEAST_LASTS: Final = 300 * SECOND
 """A path whose round trip has become longer is believed after so long (RFC 8985 section 6.2)."""
 
+_SURELY_LESS: Final = TCP_RTO_MIN - MILLISECOND
+"""Than TCP_RTO_MIN, with whatever variance."""
+
 
 class RoundTrip:
     """The smoothed round-trip time, and the timeout that follows from it (RFC 6298 section 2)."""
@@ -56,11 +59,11 @@ class RoundTrip:
             rttvar = self.rttvar
             self.rttvar = rttvar = rttvar + ((error if error > 0 else -error) - rttvar >> 2)
             self.srtt = srtt = srtt + (error >> 3)
-        margin = rttvar << 2
-        rto = srtt + (margin if margin > MILLISECOND else MILLISECOND)
-        if rto < TCP_RTO_MIN:  # (2.4)
+        rto = srtt + (rttvar << 2)
+        if rto < _SURELY_LESS:  # (2.4)
             self.rto = TCP_RTO_MIN
-        else:  # (2.5)
+        else:  # (2.3), (2.5)
+            rto = max(rto, srtt + MILLISECOND, TCP_RTO_MIN)
             self.rto = rto if rto < TCP_RTO_MAX else TCP_RTO_MAX
         if rtt < self.least or now > self._least_until:
             self.least = rtt
