@@ -35,7 +35,7 @@ MUTANTS: Final = (
         _EVERY,
     ),
     Mutant(
-        "a commit block may be torn",
+        "behind a commit block stays what was there",
         "J1",
         "journal/log.py",
         "[*pieces, bytes(self._block_bytes)]",

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from itertools import repeat
 from typing import Final, Protocol
 
 from appliance.fsimage.device import BlockDevice
@@ -45,6 +44,7 @@ _TAG3: Final = struct.Struct(">IIII")
 _TAG: Final = struct.Struct(">IHH")
 _COMMIT: Final = commit_header.STRUCT.pack
 _SECOND: Final = 1_000_000_000
+_SECTOR_BYTES: Final = 512
 _PART_OF_LOG: Final = 4
 """A transaction may have this part of the log: so there is always room for the next ones."""
 
@@ -120,8 +120,8 @@ class JournalLog:
         if not self._begun:
             self._point(self._head, self._sequence)  # durable with the flush that follows
             self._begun = True
-        # The place of the commit block is zeroed first: of that block only the first 512 bytes then
-        # have to arrive, which do so whole or not at all. Torn, it would count as damage.
+        # The place of the commit block is zeroed first: only its first 512 bytes are written then,
+        # which arrive whole or not at all. Torn, it would count as damage.
         place = self._append([*pieces, bytes(self._block_bytes)])
         self._flush()  # J8
         self._device.write(place << self._bits, [self._commit_block()])
@@ -134,21 +134,22 @@ class JournalLog:
     def _described(self, blocks: Mapping[int, bytes]) -> list[bytes]:
         """Descriptor blocks, each followed by the copies of the blocks that it names."""
         numbers = sorted(blocks)
-        sequence_seed = crc32c(self._ring.seed, struct.pack(">I", self._sequence))
+        seed = crc32c(self._ring.seed, struct.pack(">I", self._sequence))
         tag = _tag3 if self._ring.checksum_version else self._tag
         pieces = []
         for start in range(0, len(numbers), self._tags_per_block):
             some = numbers[start : start + self._tags_per_block]
-            tags, copies = [], []
-            flags_of = [0, *repeat(layout.JBD2_FLAG_SAME_UUID, len(some) - 1)]
-            flags_of[-1] |= layout.JBD2_FLAG_LAST_TAG
-            for number, flags in zip(some, flags_of, strict=True):
+            tags, copies, flags = [], [], 0
+            for number in some:
                 copy = blocks[number]
                 if copy.startswith(_MAGIC):  # J5
                     flags |= layout.JBD2_FLAG_ESCAPE
                     copy = bytes(4) + copy[4:]
-                tags.append(tag(number, flags, crc32c(sequence_seed, copy)))
+                if number == some[-1]:
+                    flags |= layout.JBD2_FLAG_LAST_TAG
+                tags.append(tag(number, flags, crc32c(seed, copy)))
                 copies.append(copy)
+                flags = layout.JBD2_FLAG_SAME_UUID
             tags.insert(1, self._ring.superblock.s_uuid)  # of the first block, and of all others
             pieces.append(self._sealed(layout.JBD2_DESCRIPTOR_BLOCK, b"".join(tags)))
             pieces += copies
@@ -178,13 +179,14 @@ class JournalLog:
         return raw + struct.pack(">I", checksum)
 
     def _commit_block(self) -> bytes:
+        """What of it is not zero; the rest is there already."""
         seconds, nanoseconds = divmod(self._wall_clock(), _SECOND)
         head = layout.JBD2_MAGIC, layout.JBD2_COMMIT_BLOCK, self._sequence, 0, 0
-        block = _COMMIT(*head, 0, seconds, nanoseconds).ljust(self._block_bytes, b"\0")
-        if not self._ring.checksum_version:
-            return block
-        checksum = crc32c(self._ring.seed, block)
-        return _COMMIT(*head, checksum, seconds, nanoseconds).ljust(self._block_bytes, b"\0")
+        begin = _COMMIT(*head, 0, seconds, nanoseconds)
+        if self._ring.checksum_version:
+            checksum = crc32c(self._ring.seed, begin.ljust(self._block_bytes, b"\0"))
+            begin = _COMMIT(*head, checksum, seconds, nanoseconds)
+        return begin.ljust(_SECTOR_BYTES, b"\0")
 
     def _append(self, pieces: list[bytes]) -> int:
         """Write at the head of the log, which may go around; where on the device the last is."""
