@@ -290,6 +290,14 @@ MUTANTS: Final = (
         _task("many-turns-of-the-log", 10),
     ),
     Mutant(
+        "blocks of directories get no checksum when their transaction is closed",
+        "J20",
+        "finishing.py",
+        "            unwritten[number] = seal(unwritten[number])\n",
+        "            pass\n",
+        _task("every", 10),
+    ),
+    Mutant(
         "the checksum of a bitmap is that of the transaction before",
         "J20",
         "finishing.py",

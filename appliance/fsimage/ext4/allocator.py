@@ -2,9 +2,9 @@
 them.
 
 Everything here has two sides. On disk are the bitmaps and descriptors: an operation has its own
-copies of those that it changes, with what belongs together in its Notes, and they are published or
-forgotten with it. In memory is who may be given what (FreeSpace, InodeSpace): that changes at once,
-so that nothing is given twice, and `undo` takes it back when an operation fails.
+copies of those that it changes, and they are published or forgotten with it. In memory is who may
+be given what (FreeSpace, InodeSpace): that changes at once, so that nothing is given twice, and
+`undo` takes it back when an operation fails.
 
 A block goes round like this:
 
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 from appliance import image_limits
 from appliance.fsimage.ext4 import bits, layout
 from appliance.fsimage.ext4.bitmaps import never_used_blocks
-from appliance.fsimage.ext4.free_space import FreeSpace, HeldBlocks
+from appliance.fsimage.ext4.free_space import FreeSpace
 from appliance.fsimage.ext4.groups import (
     Metadata,
     block_bitmap_of,
@@ -93,19 +93,6 @@ class GroupChange:
                 group.bg_used_dirs_count_hi = count >> 16
             group.bg_itable_unused_lo = self.unused & _MASK16
             group.bg_itable_unused_hi = self.unused >> 16
-
-
-class Notes:
-    """What one operation did."""
-
-    __slots__ = ("freed", "groups", "inodes", "taken")
-
-    def __init__(self) -> None:
-        self.groups: dict[int, GroupChange] = {}
-        self.taken: list[tuple[HeldBlocks, int, int]] = []
-        self.inodes: list[tuple[int, int]] = []
-        """Those allocated: group, and number in it."""
-        self.freed = 0
 
 
 class Allocator:
@@ -185,17 +172,16 @@ class Allocator:
 
     # Operations: blocks.
 
-    def new_notes(self) -> Notes:
-        """What an operation needs to remember."""
+    def begin(self) -> None:
+        """An operation begins."""
         self._space.forget_idle()
-        return Notes()
 
     def allocate(self, operation: Operation, goal: int, count: int) -> tuple[int, int]:
         """Blocks that nobody has: the first, and how many (1 to `count`), near `goal`. NOSPC."""
         space = self._space
         group, bit, count = space.find(goal, count)
         space.hold(group, bit, count)
-        operation.notes.taken.append((group, bit, count))
+        operation.taken.append((group, bit, count))
         self._use(operation, group.index, bit, count)
         return space.block(group.index, bit), count
 
@@ -206,9 +192,8 @@ class Allocator:
             raise self._volume.damaged(
                 f"block {first} or one of {count}", "is no file's, but one has freed it"
             )
-        notes = operation.notes
         for index, bit, here in self._space.places(first, count):
-            change = notes.groups.get(index) or self._change(operation, index)
+            change = operation.groups.get(index) or self._change(operation, index)
             bitmap = change.block_bitmap or self._block_bitmap(operation, index, change)
             if not bits.clear_range(bitmap, bit, here):
                 raise self._volume.distrusted(
@@ -216,12 +201,11 @@ class Allocator:
                     "is free, but was freed again",
                 )
             change.free_blocks += here
-        notes.freed += count
         operation.free_blocks_change += count
 
     def _use(self, operation: Operation, index: int, bit: int, count: int) -> None:
         """On disk, blocks become allocated."""
-        change = operation.notes.groups.get(index) or self._change(operation, index)
+        change = operation.groups.get(index) or self._change(operation, index)
         bitmap = change.block_bitmap or self._block_bitmap(operation, index, change)
         if not bits.set_range(bitmap, bit, count):
             raise self._volume.distrusted(
@@ -232,7 +216,7 @@ class Allocator:
         operation.free_blocks_change -= count
 
     def _change(self, operation: Operation, index: int) -> GroupChange:
-        change = operation.notes.groups[index] = GroupChange(self._volume.group(index))
+        change = operation.groups[index] = GroupChange(self._volume.group(index))
         return change
 
     def _block_bitmap(self, operation: Operation, index: int, change: GroupChange) -> bytearray:
@@ -255,14 +239,14 @@ class Allocator:
         """The number of an inode that nobody has, near its directory. NOSPC."""
         while True:
             index = self._inodes.group_for(parent, directory=directory)
-            change = operation.notes.groups.get(index) or self._change(operation, index)
+            change = operation.groups.get(index) or self._change(operation, index)
             try:
                 bitmap = change.inode_bitmap or self._inode_bitmap(operation, index, change)
             except VfsError:  # has been logged; there are other groups, and this one is none now
                 self._inodes.leave_out(index)
                 continue
             at = self._inodes.take_first(index, bitmap)
-            operation.notes.inodes.append((index, at))
+            operation.new_numbers.append((index, at))
             self._count_inode(operation, index, change, -1, int(directory))
             used = self._inodes_per_group - change.unused
             number = index * self._inodes_per_group + at + 1
@@ -291,7 +275,7 @@ class Allocator:
         """An inode that nobody needs any more. IO, and the operation has failed: it is not in
         use."""
         index, at = divmod(number - 1, self._inodes_per_group)
-        change = operation.notes.groups.get(index) or self._change(operation, index)
+        change = operation.groups.get(index) or self._change(operation, index)
         bitmap = change.inode_bitmap or self._inode_bitmap(operation, index, change)
         ordinary = number >= self._volume.superblock.first_inode
         if not ordinary or not bits.clear_range(bitmap, at, 1):
@@ -343,16 +327,16 @@ class Allocator:
 
     # The end of an operation.
 
-    def freed(self, count: int) -> None:
-        """An operation that is published has given back so many blocks."""
-        self.waiting_blocks += count
+    def freed(self, extents: Iterable[tuple[int, int]]) -> None:
+        """An operation that is published has given back these blocks."""
+        for _, count in extents:
+            self.waiting_blocks += count
 
     def undo(self, operation: Operation) -> None:
         """The operation has failed: what it allocated is free again; what it took is reserved."""
-        notes = operation.notes
-        for group, bit, count in notes.taken:
+        for group, bit, count in operation.taken:
             self._space.let_go(group.index, bit, count)
-        for index, at in notes.inodes:
+        for index, at in operation.new_numbers:
             self._inodes.gave(index, at)
-        for index, change in notes.groups.items():
+        for index, change in operation.groups.items():
             self._inodes.count(index, -change.free_inodes, -change.directories)

@@ -53,12 +53,12 @@ class Cache(Generic[K, V]):
     def put(self, key: K, value: V) -> None:
         """Remember `value`, instead of what was there."""
         weigh = self._weigh
+        if weigh is None:  # needs no lock: each step is one, and all that gets lost is memory
+            if len(self._young) >= self._weight_max:
+                self._grow_old()
+            self._young[key] = value
+            return
         with self._lock:
-            if weigh is None:
-                if len(self._young) >= self._weight_max:
-                    self._grow_old()
-                self._young[key] = value
-                return
             weight = weigh(value)
             if self._weight + weight > self._weight_max:
                 self._grow_old()

@@ -201,7 +201,7 @@ class Directory:
 
     def _leaf_records(self, logical: int) -> Iterator[Record]:
         """What is in a block that is not part of the index."""
-        raw = self._block(logical)
+        raw = self._volume.sealed(self.physical(logical))
         end = len(raw)
         if self._volume.has_metadata_csum:
             end -= ext4_dir_entry_tail.SIZE

@@ -23,8 +23,7 @@ from typing import Final
 from appliance.fsimage.ext4 import layout
 from appliance.fsimage.ext4.crc import crc32c
 from appliance.fsimage.ext4.layout import ext4_dir_entry_2, ext4_dir_entry_tail
-from appliance.fsimage.ext4.operation import Seal, no_seal
-from appliance.fsimage.ext4.volume import Volume
+from appliance.fsimage.ext4.volume import LateSeal, Volume
 
 HEAD: Final = ext4_dir_entry_2.SIZE
 RECORD_BYTES_MIN: Final = 12
@@ -36,7 +35,7 @@ _BYTES_IN_REC_LEN_MAX: Final = 1 << 16
 _pack_head = ext4_dir_entry_2.STRUCT.pack_into
 _unpack_head = ext4_dir_entry_2.STRUCT.unpack_from
 _pack_length = struct.Struct("<H").pack_into
-_pack_tail = ext4_dir_entry_tail.STRUCT.pack_into
+_tail = ext4_dir_entry_tail.STRUCT.pack
 
 
 def rec_len_from_disk(rec_len: int, block_bytes: int) -> int:
@@ -58,16 +57,16 @@ def bytes_needed(name_bytes: int) -> int:
     return name_bytes + HEAD + 3 & ~3
 
 
-def seal_of(volume: Volume, seed: int) -> Seal:
+def seal_of(volume: Volume, seed: int) -> LateSeal | None:
     """The seal of a block of entries."""
-    return partial(_seal, seed) if volume.has_metadata_csum else no_seal
+    return partial(_sealed, seed) if volume.has_metadata_csum else None
 
 
-def _seal(seed: int, block: bytearray) -> None:
-    """Put a tail with the checksum of everything before it into `block`."""
-    end = len(block) - ext4_dir_entry_tail.SIZE
-    checksum = crc32c(seed, bytes(memoryview(block)[:end]))
-    _pack_tail(block, end, 0, ext4_dir_entry_tail.SIZE, 0, layout.DIR_TAIL_FILE_TYPE, checksum)
+def _sealed(seed: int, block: bytes) -> bytes:
+    """The block with a tail that has the checksum of everything before it."""
+    covered = block[: -ext4_dir_entry_tail.SIZE]
+    checksum = crc32c(seed, covered)
+    return covered + _tail(0, ext4_dir_entry_tail.SIZE, 0, layout.DIR_TAIL_FILE_TYPE, checksum)
 
 
 class Room:

@@ -35,8 +35,8 @@ from appliance.fsimage.ext4.directory_block import (
 from appliance.fsimage.ext4.htree import Index
 from appliance.fsimage.ext4.inode import Inode
 from appliance.fsimage.ext4.layout import ext4_dir_entry_2, ext4_dir_entry_tail
-from appliance.fsimage.ext4.operation import Operation, Seal
-from appliance.fsimage.ext4.volume import Volume
+from appliance.fsimage.ext4.operation import Operation, Seal, no_seal
+from appliance.fsimage.ext4.volume import LateSeal, Volume
 from appliance.vfs.errors import Code, VfsError
 
 _DOT_BYTES: Final = 12
@@ -88,7 +88,7 @@ def make_first_block(
     """Make `inode`, which has no blocks, a directory with "." and ".." in it. NOSPC."""
     volume = directories.volume
     physical = _append(directories, operation, inode, operation.goal_of(inode.number))
-    raw = operation.new_block(physical, seal_of(volume, inodes.seed_of(volume, inode)))
+    raw = operation.new_block(physical, late=seal_of(volume, inodes.seed_of(volume, inode)))
     block = _empty_block(raw, volume, directories)
     at = block.put(0, b".", inode.number, _DIRECTORY)
     block.put(at, b"..", parent, _DIRECTORY)
@@ -268,12 +268,14 @@ class DirectoryChange:
         if block is None:
             directory = self.directory
             room = directory.room(logical).copy()
-            raw = self.operation.change(self.physical(logical), directory.seal)
+            raw = self.operation.change(self.physical(logical), late=directory.seal)
             block = DirectoryBlock(raw, room, directory.shared.has_file_type)
             self.changed[logical] = block
         return block
 
-    def append(self, seal_: Seal) -> tuple[int, bytearray]:
+    def append(
+        self, seal_: Seal = no_seal, *, late: LateSeal | None = None
+    ) -> tuple[int, bytearray]:
         """One more block: its logical number, and zeros. NOSPC."""
         logical, large = self.count, layout.INCOMPAT_LARGEDIR
         if (
@@ -285,11 +287,11 @@ class DirectoryChange:
         physical = _append(self.directory.shared, self.operation, self.inode, goal)
         self._appended.append(physical)
         self.operation.then(partial(self.directory.publish_block, physical))
-        return logical, self.operation.new_block(physical, seal_)
+        return logical, self.operation.new_block(physical, seal_, late=late)
 
     def append_leaf(self) -> int:
         """One more block of entries, without any: its logical number."""
-        logical, raw = self.append(self.directory.seal)
+        logical, raw = self.append(late=self.directory.seal)
         block = _empty_block(raw, self.volume, self.directory.shared)
         self.changed[logical] = block
         self.operation.then(partial(self.directory.publish_room, logical, block))

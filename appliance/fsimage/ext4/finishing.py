@@ -1,12 +1,15 @@
-"""What is put into its block only when a transaction is closed: inodes, and descriptors of groups.
+"""What is put into its block only when a transaction is closed: inodes, descriptors of groups, and
+the checksums of directories.
 
 A directory in which a hundred files are made changes a hundred times, and so does the descriptor of
 its group; the disk gets the last state. So an operation publishes them as objects, and here, once
 in a transaction, they become bytes, with their checksums and those of the bitmaps. An inode is
-another object each time; a descriptor, of which nobody needs a former state, changes in place.
+another object each time; a descriptor, of which nobody needs a former state, changes in place. The
+block of a directory is published at once, but without its checksum.
 
 Until then whoever reads an inode or a descriptor finds the object (`Volume.unfinished`), and never
-looks into its block; and the checksums of its bitmaps say nothing.
+looks into its block; the checksums of its bitmaps say nothing; and who wants to verify a directory
+gets its blocks from `Volume.sealed`.
 """
 
 from __future__ import annotations
@@ -64,6 +67,9 @@ def finish(volume: Volume, numbers: Collection[int]) -> dict[int, bytes]:
         _encode_group(volume, index, group, tables[number], offset)
     for number, table in tables.items():
         unwritten[number] = bytes(table)
+    for number, seal in unfinished.seals.items():
+        if number in numbers:  # or it has been freed since
+            unwritten[number] = seal(unwritten[number])
     unfinished.clear()  # not before: somebody may be looking for something
     return {number: unwritten[number] for number in numbers}
 

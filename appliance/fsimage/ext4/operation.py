@@ -2,9 +2,9 @@
 
 An Operation works on copies. It sees what is published, and what it has changed itself; nobody else
 sees that. When it ends well, its blocks get their checksums, and they are published all at once,
-with its inodes and the descriptors of groups, which are put into their blocks later (finishing.py).
-When it raises, it is forgotten, and nothing has happened: there is no code anywhere that takes half
-an operation back.
+with its inodes and the descriptors of groups, which are put into their blocks later; blocks of
+directories get their checksums then (finishing.py). When it raises, it is forgotten, and nothing
+has happened: there is no code anywhere that takes half an operation back.
 
 What is published is never changed. So a reader needs no copy, and a commit takes references.
 """
@@ -18,11 +18,12 @@ from appliance.fsimage.ext4 import finishing
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4.inode import Inode, Now
 from appliance.fsimage.ext4.layout import ext4_inode
-from appliance.fsimage.ext4.volume import Volume
+from appliance.fsimage.ext4.volume import LateSeal, Volume
 
 if TYPE_CHECKING:
-    from appliance.fsimage.ext4.allocator import Allocator
+    from appliance.fsimage.ext4.allocator import Allocator, GroupChange
     from appliance.fsimage.ext4.directory_changes import DirectoryChange
+    from appliance.fsimage.ext4.free_space import HeldBlocks
 
 Seal = Callable[[bytearray], None]
 """Puts its checksum into a block that is complete."""
@@ -52,6 +53,7 @@ class Operation:
         "_changed",
         "_inodes",
         "_known",
+        "_late_seals",
         "_now",
         "_seals",
         "_then",
@@ -60,10 +62,12 @@ class Operation:
         "free_blocks_change",
         "free_inodes_change",
         "freed",
+        "groups",
         "last_orphan",
-        "notes",
+        "new_numbers",
         "now_ns",
         "tables",
+        "taken",
         "volume",
     )
 
@@ -77,6 +81,7 @@ class Operation:
         self._known: Final = known
         self._changed: dict[int, bytearray] = {}
         self._seals: dict[int, Seal] = {}
+        self._late_seals: dict[int, LateSeal] = {}
         self._inodes: dict[int, Inode] = {}
         self._then: list[Callable[[], None]] = []
         self.directories: dict[int, DirectoryChange] = {}
@@ -89,7 +94,13 @@ class Operation:
         self.free_inodes_change = 0
         self.last_orphan: int | None = None
         """What s_last_orphan becomes, if it changes."""
-        self.notes = allocator.new_notes()
+        self.groups: dict[int, GroupChange] = {}
+        """The descriptors that it changes, by their groups."""
+        self.taken: list[tuple[HeldBlocks, int, int]] = []
+        """Blocks that it has allocated: group, first bit, and how many."""
+        self.new_numbers: list[tuple[int, int]] = []
+        """Inodes that it has allocated: group, and number in it."""
+        allocator.begin()
         self.tables: set[int] = set()
         """The blocks into which its inodes and descriptors will be put."""
 
@@ -104,21 +115,28 @@ class Operation:
         """Whether this operation has its own copy of the block."""
         return number in self._changed
 
-    def change(self, number: int, seal: Seal = no_seal) -> bytearray:
+    def change(
+        self, number: int, seal: Seal = no_seal, *, late: LateSeal | None = None
+    ) -> bytearray:
         """This operation's copy of a metadata block, to write into. `seal` is called once, when the
-        operation ends well; of several for one block, the last."""
+        operation ends well; of several for one block, the last. `late` is for a block that the next
+        operations will change, too: it is called when the transaction is closed."""
         block = self._changed.get(number)
         if block is None:
             block = self._changed[number] = bytearray(self.volume.block(number))
-        if seal is not no_seal:
+        if late is not None:
+            self._late_seals[number] = late
+        elif seal is not no_seal:
             self._seals[number] = seal
+            self._late_seals.pop(number, None)
         return block
 
-    def new_block(self, number: int, seal: Seal = no_seal) -> bytearray:
+    def new_block(
+        self, number: int, seal: Seal = no_seal, *, late: LateSeal | None = None
+    ) -> bytearray:
         """The same for a block that has just become one of metadata: zeros."""
-        block = self._changed[number] = bytearray(self.volume.block_bytes)
-        self._seals[number] = seal
-        return block
+        self._changed[number] = bytearray(self.volume.block_bytes)
+        return self.change(number, seal, late=late)
 
     def allocate(self, goal: int, count: int) -> tuple[int, int]:
         """Blocks that nobody has: the first, and how many (1 to `count`, without a gap), near
@@ -138,6 +156,7 @@ class Operation:
             for number in range(first, first + count):
                 self._changed.pop(number, None)
                 self._seals.pop(number, None)
+                self._late_seals.pop(number, None)
 
     # Inodes.
 
@@ -182,7 +201,7 @@ class Operation:
     def finish(self) -> dict[int, bytes]:
         """All changed blocks, complete but for what is put into `tables` later."""
         place, tables = self.volume.descriptor_place, self.tables
-        for index in self.notes.groups:
+        for index in self.groups:
             tables.add(place(index)[0])
         for inode in self._inodes.values():
             tables.add(inode.place[0])
@@ -193,11 +212,18 @@ class Operation:
             seal(changed[number])
         return {number: bytes(block) for number, block in changed.items()}
 
+    def announce(self) -> None:
+        """Its blocks are about to be published: which of them have no checksum yet?"""
+        seals = self.volume.unfinished.seals
+        for number in self._seals:
+            seals.pop(number, None)
+        seals.update(self._late_seals)
+
     def publish(self) -> list[Inode]:
         """Its blocks are published: so are its inodes now, which are returned, and descriptors."""
-        finishing.add(self.volume, self._inodes, self.notes.groups, self.tables)
-        if self.notes.freed:
-            self._allocator.freed(self.notes.freed)
+        finishing.add(self.volume, self._inodes, self.groups, self.tables)
+        if self.freed:
+            self._allocator.freed(self.freed)
         for callback in self._then:
             callback()
         self.forget()

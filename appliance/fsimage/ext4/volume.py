@@ -33,23 +33,31 @@ class OwnBlocks(Protocol):
         """Whether some of these are of it."""
 
 
+LateSeal = Callable[[bytes], bytes]
+"""Gives a block with its checksum in it. Of one that has it already: the same."""
+
+
 class Unfinished:
     """What operations have changed in the running transaction, and is not in its block yet: that
     is done when the transaction is closed (finishing.py)."""
 
-    __slots__ = ("groups", "inodes", "tables")
+    __slots__ = ("groups", "inodes", "seals", "tables")
 
     def __init__(self) -> None:
         self.inodes: Final[dict[int, Inode]] = {}
         self.groups: Final[dict[int, ext4_group_desc]] = {}
         self.tables: Final[dict[int, bytes]] = {}
         """The blocks into which they will be put, as they were when the first of them changed."""
+        self.seals: Final[dict[int, LateSeal]] = {}
+        """What puts their checksums into blocks that are published without. It is known before the
+        block is, and until it is known with its checksum: see Volume.sealed."""
 
     def clear(self) -> None:
         """All that is in its block now."""
         self.inodes.clear()
         self.groups.clear()
         self.tables.clear()
+        self.seals.clear()
 
 
 class Volume:
@@ -108,6 +116,15 @@ class Volume:
             block = self.device.read(number << self.block_bits, self.block_bytes)
             self._blocks.put(number, block)
         return block
+
+    def sealed(self, number: int) -> bytes:
+        """The same with its checksum, for whoever verifies it."""
+        seals = self.unfinished.seals
+        while True:
+            seal = seals.get(number)
+            block = self.block(number)
+            if seals.get(number) is seal:  # else it was published, or sealed, in between
+                return block if seal is None else seal(block)
 
     def publish(self, blocks: Mapping[int, bytes]) -> None:
         """From now on these are the contents of these blocks, whatever the device has."""

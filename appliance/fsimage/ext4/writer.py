@@ -109,6 +109,7 @@ class Writer:
             operation.forget()
             raise
         with self.journal.state:
+            operation.announce()
             self.journal.publish(blocks, numbers, operation.forgotten, operation.freed)
             self._adopt(operation.publish())
             allocator.free_blocks += operation.free_blocks_change

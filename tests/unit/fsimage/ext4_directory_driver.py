@@ -56,6 +56,9 @@ class Driver:
         }
         self.model: Final[dict[bytes, dict[bytes, int]]] = {b"d": {}, b"e": {}}
         self.operations = 0
+        self.gathers = False
+        """The transaction stays open until `commit`, or `write`."""
+        self._running: set[int] = set()
 
     def _directory(self, shared: Directories, number: int) -> Directory:
         return Directory(shared, inodes.read(self.volume, number))
@@ -74,10 +77,18 @@ class Driver:
         except BaseException:
             self._allocator.undo(operation)
             raise
+        operation.announce()
         self.volume.publish(blocks)
         operation.publish()
-        finishing.finish(self.volume, blocks)
+        self._running.update(blocks)
+        if not self.gathers:
+            self.commit()
         self._allocator.free_blocks += operation.free_blocks_change
+
+    def commit(self) -> None:
+        """Close the transaction."""
+        finishing.finish(self.volume, self._running)
+        self._running.clear()
 
     def enter(self, operation: Operation, where: bytes, name: bytes, file: int) -> None:
         number = self.files[file]
@@ -159,6 +170,7 @@ class Driver:
 
     def write(self) -> None:
         """Everything into the image."""
+        self.commit()
         volume = self.volume
         disk = volume.superblock.disk
         disk.s_free_blocks_count_lo = self._allocator.free_blocks

@@ -60,6 +60,7 @@ class Disk:
     def publish(self, operation: Operation) -> Runs:
         """What the operation has freed."""
         blocks = operation.finish()
+        operation.announce()
         self.volume.publish(blocks)
         operation.publish()
         finishing.finish(self.volume, blocks)

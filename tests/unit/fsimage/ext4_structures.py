@@ -184,9 +184,11 @@ class Structures:
         for logical in range(count):
             entries_at = index_blocks.get(logical)
             kind = "directory block" if entries_at is None else "directory index"
-            put = directory_seal(volume, seed)
-            if entries_at is not None:
-                put = self._index_seal(seed, entries_at)
+            put = (
+                self._entries_seal(seed)
+                if entries_at is None
+                else self._index_seal(seed, entries_at)
+            )
             number = physical(logical)
 
             def seal(
@@ -197,6 +199,15 @@ class Structures:
                 self._in_block(raw, number, lambda _, block: put(block))
 
             yield Structure(kind, number << self.bits, volume.block_bytes, seal)
+
+    def _entries_seal(self, seed: int) -> Callable[[bytearray], None]:
+        sealed = directory_seal(self.volume, seed)
+
+        def seal(block: bytearray) -> None:
+            if sealed is not None:
+                block[:] = sealed(bytes(block))
+
+        return seal
 
     def _index_seal(self, seed: int, entries_at: int) -> Callable[[bytearray], None]:
         """A damaged head may say that the checksum is beyond the end: then there is none."""

@@ -449,7 +449,7 @@ def test_no_dots(small: Driver) -> None:
     small.add_all(names(10))
 
     def spoil(operation: Operation) -> None:
-        operation.change(number, directory.seal)[12 + 8] = ord("x")
+        operation.change(number, late=directory.seal)[12 + 8] = ord("x")
 
     small.change(spoil)
     with pytest.raises(VfsError) as caught:
