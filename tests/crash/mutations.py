@@ -38,7 +38,7 @@ MUTANTS: Final = (
         "behind a commit block stays what was there",
         "J1",
         "journal/log.py",
-        "[*pieces, bytes(self._block_bytes)]",
+        "[*pieces, self._zeros]",
         '[*pieces, b""]',
         _task("many-turns-of-the-log", 60, "commit-block"),
     ),

@@ -40,8 +40,8 @@ from appliance.fsimage.ext4.volume import Volume
 
 _MAGIC: Final = struct.pack(">I", layout.JBD2_MAGIC)
 _HEADER: Final = struct.Struct(">III")
-_TAG3: Final = struct.Struct(">IIII")
 _TAG: Final = struct.Struct(">IHH")
+_TAG_OF_64BIT: Final = struct.Struct(">IHHI")
 _COMMIT: Final = commit_header.STRUCT.pack
 _SECOND: Final = 1_000_000_000
 _SECTOR_BYTES: Final = 512
@@ -90,6 +90,7 @@ class JournalLog:
         self._device: Final = volume.device
         self._bits: Final = volume.block_bits
         self._block_bytes: Final = volume.block_bytes
+        self._zeros: Final = bytes(volume.block_bytes)
         self._ring: Final = ring
         self._flush: Final = flush
         self._wall_clock: Final = wall_clock
@@ -103,7 +104,8 @@ class JournalLog:
         ring.prepare_to_write(checksums=volume.has_metadata_csum, wide=volume.superblock.is_64bit)
         tail_bytes = TAIL_BYTES if ring.checksum_version else 0
         room = volume.block_bytes - journal_header_t.SIZE - UUID_BYTES - tail_bytes
-        self._tags_per_block: Final = room // ring.tag_bytes
+        self._tag_bytes: Final = ring.tag_bytes
+        self._tags_per_block: Final = room // self._tag_bytes
         room = volume.block_bytes - jbd2_journal_revoke_header_t.SIZE - tail_bytes
         self._revokes_per_block: Final = room // (8 if ring.is_64bit else 4)
 
@@ -122,7 +124,7 @@ class JournalLog:
             self._begun = True
         # The place of the commit block is zeroed first: only its first 512 bytes are written then,
         # which arrive whole or not at all. Torn, it would count as damage.
-        place = self._append([*pieces, bytes(self._block_bytes)])
+        place = self._append([*pieces, self._zeros])
         self._flush()  # J8
         self._device.write(place << self._bits, [self._commit_block()])
         self._flush()  # J9
@@ -135,29 +137,36 @@ class JournalLog:
         """Descriptor blocks, each followed by the copies of the blocks that it names."""
         numbers = sorted(blocks)
         seed = crc32c(self._ring.seed, struct.pack(">I", self._sequence))
-        tag = _tag3 if self._ring.checksum_version else self._tag
         pieces = []
         for start in range(0, len(numbers), self._tags_per_block):
-            some = numbers[start : start + self._tags_per_block]
-            tags, copies, flags = [], [], 0
-            for number in some:
-                copy = blocks[number]
+            copies: list[bytes] = []
+            tags: list[int] = []  # four numbers for each
+            for number in numbers[start : start + self._tags_per_block]:
+                copy, flags = blocks[number], layout.JBD2_FLAG_SAME_UUID
                 if copy.startswith(_MAGIC):  # J5
                     flags |= layout.JBD2_FLAG_ESCAPE
                     copy = bytes(4) + copy[4:]
-                if number == some[-1]:
-                    flags |= layout.JBD2_FLAG_LAST_TAG
-                tags.append(tag(number, flags, crc32c(seed, copy)))
                 copies.append(copy)
-                flags = layout.JBD2_FLAG_SAME_UUID
-            tags.insert(1, self._ring.superblock.s_uuid)  # of the first block, and of all others
-            pieces.append(self._sealed(layout.JBD2_DESCRIPTOR_BLOCK, b"".join(tags)))
+                tags += number & MASK32, flags, number >> 32, crc32c(seed, copy)
+            tags[1] &= ~layout.JBD2_FLAG_SAME_UUID
+            tags[-3] |= layout.JBD2_FLAG_LAST_TAG
+            pieces.append(self._sealed(layout.JBD2_DESCRIPTOR_BLOCK, self._encoded(tags)))
             pieces += copies
         return pieces
 
-    def _tag(self, number: int, flags: int, _: int) -> bytes:
-        tag = _TAG.pack(number & MASK32, 0, flags)
-        return tag + (number >> 32).to_bytes(4, "big") if self._ring.is_64bit else tag
+    def _encoded(self, tags: list[int]) -> bytes:
+        """Tags (low half of the number, flags, high half, checksum), and the UUID after the first,
+        which is meant by the flags of all others."""
+        if self._ring.checksum_version:
+            raw = struct.pack(f">{len(tags)}I", *tags)
+        else:
+            each = zip(tags[::4], tags[1::4], tags[2::4], strict=True)
+            if self._ring.is_64bit:
+                raw = b"".join(_TAG_OF_64BIT.pack(low, 0, flags, high) for low, flags, high in each)
+            else:
+                raw = b"".join(_TAG.pack(low, 0, flags) for low, flags, _ in each)
+        size = self._tag_bytes
+        return raw[:size] + self._ring.superblock.s_uuid + raw[size:]
 
     def _revoke_blocks(self, revoked: list[int]) -> list[bytes]:
         size, letter = (8, "Q") if self._ring.is_64bit else (4, "I")
@@ -267,10 +276,6 @@ class WriteThrough:
 
     def close(self) -> None:
         """Everything is in its place already."""
-
-
-def _tag3(number: int, flags: int, checksum: int) -> bytes:
-    return _TAG3.pack(number & MASK32, flags, number >> 32, checksum)
 
 
 def write_in_place(device: BlockDevice, block_bits: int, blocks: Mapping[int, bytes]) -> None:
