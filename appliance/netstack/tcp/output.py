@@ -280,10 +280,7 @@ def emit(
     ack = rcv.nxt
     if ack >= rcv.tune_at:
         rcv.tune(c.round_trip.srtt, now)
-    if rcv.charge or rcv.held:
-        window = rcv.advertise()
-    else:  # the same, in short
-        window, rcv.edge = rcv.full, ack + rcv.capacity
+    window = rcv.advertise()
     path = c.path
     header = c.header
     checksum = (c.checksum_base + count) % 0xFFFF if path.checksum_offload else 0
