@@ -51,6 +51,13 @@ NET6: Final = Net("fd00::", 64, 40, "udp6")
 HOST: Final = NET4.host(1)
 SERVER: Final = NET4.host(5)
 GUEST: Final = NET4.host(9)
+MOUNT: Final = f"mount -t nfs -o vers=3,nolock,proto=tcp {SERVER}:/ /mnt"
+"""In the guest."""
+AGAIN: Final = f"umount /mnt && {MOUNT}"
+"""Nothing stays in the client's cache."""
+MOUNT_IMPATIENTLY: Final = MOUNT.replace("nolock", "nolock,timeo=50")
+"""For servers that are killed. A call that the server had received, but not answered, is sent again
+after 5 s; TCP has no reason to send it, and Linux waits for 60 s by itself."""
 WITH_PARENT: Final = ("setpriv", "--pdeathsig", "KILL")
 """A program in the laboratory does not outlive the test run, however that ends."""
 

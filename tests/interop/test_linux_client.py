@@ -11,13 +11,20 @@ from pathlib import Path
 import pytest
 
 from tests.interop.conftest import StartAppliance, StartGuest
-from tests.interop.lab import GUEST, SERVER, checksums, make_image, make_tree, run, wait_until
+from tests.interop.lab import (
+    AGAIN,
+    GUEST,
+    MOUNT,
+    MOUNT_IMPATIENTLY,
+    SERVER,
+    checksums,
+    make_image,
+    make_tree,
+    run,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.guest]
-
-MOUNT = f"mount -t nfs -o vers=3,nolock,proto=tcp {SERVER}:/ /mnt"
-AGAIN = f"umount /mnt && {MOUNT}"
-"""Nothing stays in the client's cache."""
 
 LIST = r"find . -path ./lost+found -prune -o -printf '%P|%y|%m|%n|%U|%G|%s|%l|%i|%T@\n' | sort"
 SUMS = "find . -type f -path './*' -exec sha256sum {} + | sort"
@@ -205,7 +212,7 @@ def test_the_client_goes_on_after_the_server_was_killed(
     server = appliance("--directory", served)
     running = start_guest(
         f"""
-        {MOUNT}
+        {MOUNT_IMPATIENTLY}
         echo START
         for n in $(seq 1 300); do echo "$n" >/mnt/file-$n; done &
         seq 4000000 >/mnt/big

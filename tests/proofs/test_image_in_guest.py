@@ -10,14 +10,18 @@ from pathlib import Path
 import pytest
 
 from tests.interop.conftest import StartAppliance, StartGuest
-from tests.interop.lab import SERVER, Appliance, run, wait_until
+from tests.interop.lab import (
+    AGAIN,
+    MOUNT,
+    MOUNT_IMPATIENTLY,
+    SERVER,
+    Appliance,
+    run,
+    wait_until,
+)
 from tests.proofs.geometry import sound, sound_after_replay
 
 pytestmark = [pytest.mark.root, pytest.mark.guest]
-
-MOUNT = f"mount -t nfs -o vers=3,nolock,proto=tcp {SERVER}:/ /mnt"
-AGAIN = f"umount /mnt && {MOUNT}"
-"""Nothing stays in the client's cache."""
 
 FSX_OPERATIONS = 25_000
 FSX_PROCESSES = 4
@@ -145,7 +149,7 @@ def test_a_copy_survives_kill_9_of_the_server(
     server = appliance("--image", image, pcap=False)
     running = start_guest(
         f"""
-        {MOUNT}
+        {MOUNT_IMPATIENTLY}
         echo START
         cp -a /usr/lib/python3.11 /mnt/in
         sync
