@@ -9,6 +9,7 @@ fsck.py and merge.py.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import signal
 import sys
@@ -267,11 +268,15 @@ def parse_mount(kind: str, text: str) -> MountSpec:
     "backup,ro@/" is the file "backup,ro" at "/". UsageError.
     """
     rest, read_only, partition, overlay = text, False, None, None
+    said = set[str]()
     while True:
         before, comma, option = rest.rpartition(",")
         word, equals, _ = option.partition("=")
         if not comma or "@/" in option or (word, equals) not in MOUNT_OPTIONS:
             break
+        if word in said:
+            raise UsageError(f'"{word}" is said twice in --{kind} {text}')
+        said.add(word)
         match word:
             case "ro":
                 read_only = True
@@ -377,7 +382,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         ),
         tap_fd=options.tap_fd,
         offload=not options.no_offload,
-        mounts=tuple(options.mounts),
+        mounts=apart(options.mounts),
         exports_file=options.exports,
         nfsd_threads=options.nfsd_threads,
         pcap=parse_capture(options.pcap) if options.pcap else None,
@@ -386,6 +391,25 @@ def settings_of(options: argparse.Namespace) -> Settings:
         faults=tuple(fault_rule(text) for text in options.fault),
         congestion=options.congestion,
     )
+
+
+def apart(mounts: Sequence[MountSpec]) -> tuple[MountSpec, ...]:
+    """The mounts. UsageError: an image is mounted twice, and one of the two would write to it."""
+    for one, other in itertools.combinations(mounts, 2):
+        writes = any(not spec.read_only and spec.overlay is None for spec in (one, other))
+        if one.kind == other.kind == "image" and writes and is_same_file(one.source, other.source):
+            raise UsageError(
+                f"{one.source} is named by two --image, and would be written to by one of them",
+                "with ,ro or ,overlay it is only read",
+            )
+    return tuple(mounts)
+
+
+def is_same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
 
 
 def this_machine() -> str:

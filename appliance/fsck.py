@@ -8,6 +8,8 @@ here), 8 it could not be checked, 16 the command line cannot be, 32 interrupted.
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Final, TextIO
@@ -28,6 +30,7 @@ USAGE_ERROR: Final = 16
 CANCELLED: Final = 32
 
 _BAR_CHARACTERS: Final = 40
+_NAMED: Final = re.compile("(.+),partition=([0-9]{1,5})")
 
 _DESCRIPTION: Final = (
     "Check an ext2, ext3 or ext4 image as e2fsck -fn does: nothing is repaired, nothing written."
@@ -41,7 +44,8 @@ def main(words: Sequence[str]) -> int:
     trace.start("error")
     try:
         options = _parser().parse_args(words)
-        report = _examine(options.image, options.partition, _bar(options.quiet))
+        file, partition = _as_served(options.image, options.partition)
+        report = _examine(file, partition, _bar(options.quiet))
     except UsageError as error:
         return fail(USAGE_ERROR, str(error), error.hint)
     except ImageError as error:
@@ -58,12 +62,20 @@ def _parser() -> Parser:
     made = Parser(
         prog="rumpnfsd fsck", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False
     )
-    made.add_argument("image", metavar="IMAGE", help="a file, or a block device")
+    made.add_argument("image", metavar="IMAGE", help="a file (FILE,partition=N), or a block device")
     made.add_argument("--partition", metavar="N", type=int, help="of a whole disk, which partition")
     made.add_argument("-q", "--quiet", action="store_true", help="only say what is wrong")
     for option, text in (("-f", "check also what looks sound"), ("-n", "change nothing")):
         made.add_argument(option, action="store_true", help=f"{text}: always so, as in e2fsck")
     return made
+
+
+def _as_served(image: str, partition: int | None) -> tuple[str, int | None]:
+    """The file, and the partition of it, which may be named as in --image: FILE,partition=N."""
+    named = _NAMED.fullmatch(image)
+    if named is None or partition is not None or os.path.exists(image):
+        return image, partition
+    return named[1], int(named[2])
 
 
 def _examine(file: str, partition: int | None, bar: Bar | None) -> Report:

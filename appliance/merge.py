@@ -7,12 +7,15 @@ cannot be.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from appliance import trace
 from appliance.fsimage.errors import ImageError
 from appliance.fsimage.overlays import merge
 from appliance.vfs.errors import VfsError
 from appliance.words import Parser, UsageError, fail
+
+_AGAIN: Final = "nothing is lost: run it again"
 
 
 def main(words: Sequence[str]) -> int:
@@ -26,7 +29,9 @@ def main(words: Sequence[str]) -> int:
     except ImageError as error:
         return fail(1, str(error), error.hint)
     except VfsError as error:
-        return fail(1, error.detail, "nothing is lost: run it again")
+        return fail(1, error.detail, _AGAIN)
+    except KeyboardInterrupt:
+        return fail(1, "interrupted", _AGAIN)
     print(f"{options.image}: {merged} bytes merged")
     return 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections import defaultdict
 
 log = logging.getLogger("rumpnfsd")
@@ -23,10 +24,20 @@ class Counters(defaultdict[str, int]):
         return " ".join(f"{name}={count}" for name, count in sorted(self.items()))
 
 
+class _Line(logging.Formatter):
+    """The thread that says it, or what kind of thing it is: at the start and at the end there is
+    only one, and users read it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        main = record.threadName == threading.main_thread().name
+        who = record.levelname.lower() if main else record.threadName
+        return f"{who}: {super().format(record)}"
+
+
 def start(level: str = "warning") -> None:
     """Send log lines of `level` and above to stderr (debug, info, warning, error)."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(threadName)s: %(message)s"))
+    handler.setFormatter(_Line("%(message)s"))
     log.handlers[:] = [handler]
     log.setLevel(level.upper())
     log.propagate = False

@@ -40,6 +40,8 @@ _NOT_FOR_US: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ET
 _NOT_WRITABLE: Final = (
     "with ,ro it is only read; with ,overlay or ,overlay=FILE changes go elsewhere"
 )
+_DIRECTORY: Final = "a directory is served with --directory"
+_OPTIONS: Final = "after the name: @PATH, and then ,ro ,partition=N ,overlay or ,overlay=FILE"
 
 _DEVICE_IS_FULL: Final = frozenset({Code.NOSPC, Code.DQUOT, Code.FBIG})
 """What the host may say about a write that is worth passing on. Anything else (the host's own
@@ -136,6 +138,10 @@ class FileDevice:
             if error.errno == errno.EBUSY:
                 raise self._in_use(kernel_uses(self.path)) from None
             hint = _NOT_WRITABLE if error.errno in _NOT_FOR_US and not self.read_only else ""
+            if error.errno == errno.EISDIR:
+                hint = _DIRECTORY
+            elif error.errno == errno.ENOENT and "," in self.path:
+                hint = _OPTIONS
             purpose = "cannot open" if self.read_only else "cannot open for writing"
             raise ImageError(f"{purpose} {self.path}: {error.strerror}", hint) from None
 
@@ -150,7 +156,7 @@ class FileDevice:
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise ImageError(
                 f"{self.path} is not an image: it is neither a file nor a block device",
-                "a directory is served with --directory" if stat.S_ISDIR(mode) else "",
+                _DIRECTORY if stat.S_ISDIR(mode) else "",
             )
         try:
             kind = fcntl.LOCK_SH if self.read_only else fcntl.LOCK_EX

@@ -48,6 +48,7 @@ _GPT_HEADER: Final = struct.Struct("<8sIII4xQQQQ16sQIII")
 FirstUsableLBA, LastUsableLBA, DiskGUID, PartitionEntryLBA, NumberOfPartitionEntries,
 SizeOfPartitionEntry, PartitionEntryArrayCRC32."""
 _GPT_CRC_OFFSET: Final = 16
+_GPT_SECTORS: Final = (SECTOR_BYTES, 4096)
 _GPT_ENTRY: Final = struct.Struct("<16s16sQQQ72s")
 """5.3.3: type, GUID, StartingLBA, EndingLBA (inclusive), attributes, name."""
 
@@ -186,18 +187,23 @@ class _GptHeader:
 def _read_gpt(device: BlockDevice) -> list[Partition]:
     """The partitions of the first header that is sound, with its entries: the one at the beginning,
     or its copy at the end."""
-    problems = []
-    for sector_bytes in (SECTOR_BYTES, 4096):
-        for where, at in (("first", sector_bytes), ("backup", device.size - sector_bytes)):
-            try:
-                found = _gpt_partitions(device, _gpt_header(device, at, sector_bytes))
-            except _Unsound as problem:
-                problems.append(f"{where}: {problem}")
-                continue
-            if problems:
-                log.warning("partition table: using the %s GPT header (%s)", where, problems[0])
-            return found
-    raise ImageError(f"no GPT header is sound ({problems[0]}; {problems[1]})", _REPAIR)
+    firsts: dict[int, str] = {}
+    for sector_bytes in _GPT_SECTORS:
+        try:
+            return _gpt_partitions(device, _gpt_header(device, sector_bytes, sector_bytes))
+        except _Unsound as problem:
+            firsts[sector_bytes] = f"first: {problem}"
+    backups = []
+    for sector_bytes, first in firsts.items():
+        try:
+            header = _gpt_header(device, device.size - sector_bytes, sector_bytes)
+            found = _gpt_partitions(device, header)
+        except _Unsound as problem:
+            backups.append(f"backup: {problem}")
+            continue
+        log.warning("partition table: using the backup GPT header (%s)", first)
+        return found
+    raise ImageError(f"no GPT header is sound ({firsts[SECTOR_BYTES]}; {backups[0]})", _REPAIR)
 
 
 class _Unsound(Exception):

@@ -11,9 +11,12 @@ from typing import Final
 
 from appliance.fsimage.device import BlockDevice
 from appliance.fsimage.ext4 import layout
+from appliance.fsimage.ext4.superblock import RESTORE, first_backup
 
 _EXT_MAGIC_OFFSET: Final = layout.SUPERBLOCK_OFFSET + 0x38
 _BOOT_SIGNATURE_OFFSET: Final = 510
+_BEGINNING_BYTES: Final = 64 * 1024
+"""If this is all zeros, nobody has put anything there yet."""
 
 _LOOP_MOUNT: Final = "mount it through a loop device and serve it with --directory"
 _CONVERT: Final = "convert it: qemu-img convert -O raw IMAGE NEW"
@@ -38,6 +41,11 @@ _OTHERS: Final = (
     (3, b"EXFAT   ", "an exFAT", _LOOP_MOUNT),
     (54, b"FAT", "a FAT", _LOOP_MOUNT),
     (82, b"FAT32", "a FAT", _LOOP_MOUNT),
+    (0, b"BZh", "compressed with bzip2", _DECOMPRESS),
+    (0, b"\x04\x22\x4d\x18", "compressed with lz4", _DECOMPRESS),
+    (0, b"PK\3\4", "a zip archive", "unpack it first"),
+    (0, b"\x3a\xff\x26\xed", "a sparse image of Android", "convert it: simg2img IMAGE NEW"),
+    (512, b"LABELONE", "a physical volume of LVM", "serve one of its logical volumes, /dev/VG/LV"),
     (4086, b"SWAPSPACE2", "a swap area", ""),
     (257, b"ustar", "a tar archive", "unpack it and serve it with --directory"),
 )
@@ -61,7 +69,13 @@ def probe(device: BlockDevice) -> tuple[Kind, str, str]:
             return Kind.OTHER, name, hint
     if _has(device, _BOOT_SIGNATURE_OFFSET, b"\x55\xaa"):
         return Kind.DISK, "", ""
-    return Kind.OTHER, "none of the file systems that are known here", "mkfs.ext4 makes one"
+    backup = first_backup(device)
+    if backup is not None:
+        lost = f"an ext2, ext3 or ext4 without its superblock (a backup is in block {backup[0]})"
+        return Kind.OTHER, lost, RESTORE
+    beginning = device.read(0, min(device.size, _BEGINNING_BYTES))
+    hint = "file(1) may know what it is" if any(beginning) else "mkfs.ext4 makes one"
+    return Kind.OTHER, "none of the file systems that are known here", hint
 
 
 def _has(device: BlockDevice, offset: int, magic: bytes) -> bool:

@@ -54,7 +54,12 @@ class Tree:
         directory in the file system that is mounted above. INVAL: "/" after others.
         """
         if filesystem.fsid in self._by_fsid:
-            raise VfsError(Code.EXIST, f"{path}: this file system is mounted already")
+            there = next(at for at, each in self._mounted if each.fsid == filesystem.fsid)
+            raise VfsError(
+                Code.EXIST,
+                f"{path}: this file system is mounted already, at {there} (a copy of an image"
+                " needs a UUID of its own: tune2fs -U random)",
+            )
         names = _components(path)
         if not names:
             self._mount_root(filesystem)

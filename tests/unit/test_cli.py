@@ -6,10 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from appliance import trace
 from appliance.addressing import host_config
 from appliance.cli import main, notify, parse_mount, parser, settings_of
 from appliance.fsimage.device import FileDevice
@@ -67,6 +69,8 @@ def test_a_mount_is_a_source_a_path_and_options(kind: str, text: str, spec: Moun
         ("image", "a,overlay="),
         ("image", "a,ro,overlay"),
         ("image", "a,overlay=b,ro"),
+        ("image", "a,overlay,overlay=b"),
+        ("image", "a,partition=1,partition=2"),
         *(("image", f"a,partition={n}") for n in ("", "0", "-1", "x", "1000000", "\u0663", " 1")),
     ],
 )
@@ -129,6 +133,31 @@ def test_a_wrong_command_line_is_one_error_a_hint_at_most_and_exit_code_2(
     assert "Traceback" not in err
 
 
+def test_images_that_are_mounted_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By whatever name. Whoever only reads may."""
+    image, other = tmp_path / "fs.img", tmp_path / "other"
+    image.write_bytes(b"")
+    other.symlink_to(image)
+
+    def served(*specs: str) -> int:
+        mounts = [word for spec in specs for word in ("--image", spec)]
+        return main(["--ip", "10.0.0.5", "--tap", "never-made", *mounts])
+
+    assert served(str(image), f"{other}@/b,overlay") == 2
+    assert "named by two --image" in capsys.readouterr().err
+    assert served(f"{image},ro", f"{other}@/b,overlay") == 1
+    assert "named by" not in capsys.readouterr().err
+
+
+def test_lines_of_the_log_say_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    trace.start("info")
+    trace.log.warning("what")
+    thread = threading.Thread(target=trace.log.warning, args=("else",), name="nfsd-1")
+    thread.start()
+    thread.join()
+    assert capsys.readouterr().err == "warning: what\nnfsd-1: else\n"
+
+
 @pytest.mark.parametrize(
     "mount",
     [
@@ -165,6 +194,17 @@ def test_merge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes.write_text("something else")
     assert main(["merge", str(image), str(changes)]) == 1
     assert "not an overlay" in capsys.readouterr().err
+
+
+def test_a_merge_is_interrupted_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("appliance.merge.merge", interrupted)
+    assert main(["merge", "fs.img", "changes"]) == 1
+    assert capsys.readouterr().err == "error: interrupted\nhint: nothing is lost: run it again\n"
 
 
 def test_nothing_is_left_of_a_start_that_failed(

@@ -117,7 +117,21 @@ def test_a_partition(image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["fsck", "--partition", "2", str(disk)]) == 8
     capsys.readouterr()
     assert main(["fsck", str(disk)]) == 8
-    assert "whole disk" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "whole disk" in said and said.endswith(f"hint: name one of them: {disk},partition=1\n")
+    assert main(["fsck", f"{disk},partition=1"]) == 0
+    assert main(["fsck", f"{disk},partition=2"]) == 8
+    oddly_named = tmp_path / "fs,partition=1"
+    oddly_named.symlink_to(image)
+    assert main(["fsck", str(oddly_named)]) == 0
+
+
+def test_a_mark_alone_is_no_error(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As for e2fsck -fn, which looks at everything then, and finds nothing."""
+    debugfs(image, "ssv state 2")
+    assert main(["fsck", str(image)]) == 0
+    assert subprocess.run(["e2fsck", "-fn", image], capture_output=True).returncode == 0
+    assert "note: it is marked as having errors" in capsys.readouterr().err
 
 
 def test_as_a_program(image: Path) -> None:

@@ -86,7 +86,7 @@ def _doubt(superblock: Superblock) -> str:
 
 def _what_is_wrong(device: BlockDevice, superblock: Superblock, name: str) -> str:
     """The first thing that is, in words."""
-    from appliance.fsimage.ext4.check import Code, examine  # which is rarely needed here
+    from appliance.fsimage.ext4.check import examine  # which is rarely needed here
 
     if superblock.blocks_count > image_limits.CHECKED_BLOCKS_MAX:
         return "it is too large to be checked here"
@@ -95,8 +95,7 @@ def _what_is_wrong(device: BlockDevice, superblock: Superblock, name: str) -> st
         report = examine(device, name)
     except ImageError as error:
         return str(error)
-    wrong = [str(found) for found in report.findings if found.code is not Code.MARKED]
-    return wrong[0] if wrong else ""
+    return str(report.findings[0]) if report.findings else ""
 
 
 def _find_superblock(device: BlockDevice, name: str) -> Superblock:

@@ -17,6 +17,9 @@ from appliance.fsimage.ext4.layout import ext4_super_block
 
 SUPERBLOCK_BYTES: Final = ext4_super_block.SIZE
 
+_BLOCK_BITS: Final = range(10, 17)
+"""Of all sizes of blocks."""
+
 _INCOMPAT_READ: Final = (
     layout.INCOMPAT_FILETYPE
     | layout.INCOMPAT_RECOVER
@@ -63,6 +66,8 @@ _MOUNT_IT: Final = "mount it through a loop device, and serve that with --direct
 _JOURNAL_OF_ITS_OWN: Final = (
     "tune2fs -f -O ^has_journal, and then tune2fs -j, give it one of its own"
 )
+
+RESTORE: Final = "e2fsck on a copy of the image restores it from a backup"
 
 _E2FSCK: Final = "check a copy of it with e2fsck -f"
 
@@ -214,7 +219,7 @@ class Superblock:
         ):
             raise ImageError(
                 "the checksum of the superblock is wrong",
-                "e2fsck on a copy of the image restores it from a backup",
+                RESTORE,
             )
         _check_features(disk)
         problem = _sizes_problem(disk)
@@ -260,6 +265,23 @@ class Superblock:
         if disk.s_inodes_count != self.groups_count * disk.s_inodes_per_group:
             return f"{disk.s_inodes_count} inodes in {self.groups_count} groups"
         return ""
+
+
+def first_backup(device: BlockDevice) -> tuple[int, Superblock] | None:
+    """The first backup of the superblock, and its block, if there is one that can be used. It is
+    looked for at the beginning of group 1 of all sizes of blocks, which by default is as long as a
+    bitmap."""
+    for bits in _BLOCK_BITS:
+        block = (8 << bits) + (1 if bits == 10 else 0)
+        if block + 1 << bits > device.size:
+            continue
+        try:
+            found = Superblock.parse(device.read(block << bits, SUPERBLOCK_BYTES))
+        except ImageError:
+            continue
+        if found.block_bits == bits and found.blocks_count << bits <= device.size:
+            return block, found
+    return None
 
 
 def superblock_checksum(raw: bytes) -> int:

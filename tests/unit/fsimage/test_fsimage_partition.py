@@ -70,7 +70,7 @@ def test_gpt(tmp_path: Path) -> None:
     assert [str(each) for each in found] == ['1: 1 MiB, Linux "first part"', "2: 2 MiB, Linux swap"]
 
 
-def test_gpt_with_sectors_of_4096_bytes() -> None:
+def test_gpt_with_sectors_of_4096_bytes(caplog: pytest.LogCaptureFixture) -> None:
     raw = bytearray(64 * 4096)
     raw[510:512] = b"\x55\xaa"
     struct.pack_into("<B3xB3xII", raw, 446, 0, 0xEE, 1, 63)
@@ -79,6 +79,11 @@ def test_gpt_with_sectors_of_4096_bytes() -> None:
     raw[2 * 4096 : 2 * 4096 + len(entries)] = entries
     raw[4096 : 4096 + 92] = gpt_header(1, 2, 1, zlib.crc32(entries))
     assert places(read_partitions(MemoryDevice(raw))) == [(1, 16 * 4096, 16 * 4096)]
+    assert not caplog.text  # nothing is wrong with it
+    raw[-4096 : -4096 + 92] = gpt_header(63, 2, 1, zlib.crc32(entries))
+    raw[4096 + 16] ^= 1
+    assert places(read_partitions(MemoryDevice(raw))) == [(1, 16 * 4096, 16 * 4096)]
+    assert "using the backup GPT header (first: wrong checksum)" in caplog.text
 
 
 def gpt_header(my_lba: int, entries_lba: int, count: int, entries_crc: int) -> bytes:

@@ -19,8 +19,6 @@ journal that needs no replay.
 
 from __future__ import annotations
 
-from typing import Final
-
 from appliance.fsimage.device import BlockDevice, Overlay
 from appliance.fsimage.errors import ImageError
 from appliance.fsimage.ext4 import journal
@@ -29,13 +27,11 @@ from appliance.fsimage.ext4.check.context import Context, Progress, silent
 from appliance.fsimage.ext4.check.directories import DirectoryScan
 from appliance.fsimage.ext4.check.findings import Code, Finding, Findings, Report
 from appliance.fsimage.ext4.check.inodes import InodeScan
-from appliance.fsimage.ext4.superblock import SUPERBLOCK_BYTES, Superblock
+from appliance.fsimage.ext4.superblock import Superblock, first_backup
 from appliance.fsimage.ext4.volume import Volume
 from appliance.vfs.errors import VfsError
 
 __all__ = ["Code", "Finding", "Progress", "Report", "check", "examine"]
-
-_BLOCK_BITS: Final = range(10, 17)
 
 
 def check(device: BlockDevice) -> list[Finding]:
@@ -89,18 +85,11 @@ def _superblock(device: BlockDevice, findings: Findings) -> Superblock:
         return Superblock.read(device)
     except ImageError as error:
         reason = error
-    for bits in _BLOCK_BITS:
-        # The first backup is at the beginning of group 1, which by default is as long as a bitmap.
-        block = (8 << bits) + (1 if bits == 10 else 0)
-        if block + 1 << bits <= device.size:
-            try:
-                found = Superblock.parse(device.read(block << bits, SUPERBLOCK_BYTES))
-            except ImageError:
-                continue
-            if found.block_bits == bits and found.blocks_count << bits <= device.size:
-                findings.add(Code.SUPERBLOCK, 0, f"the superblock cannot be used: {reason}")
-                return found
-    raise reason
+    backup = first_backup(device)
+    if backup is None:
+        raise reason
+    findings.add(Code.SUPERBLOCK, 0, f"the superblock cannot be used: {reason}")
+    return backup[1]
 
 
 def _replayed(

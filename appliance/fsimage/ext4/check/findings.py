@@ -13,7 +13,6 @@ class Code(Enum):
     """What kind of thing is wrong, and what e2fsck would do about it."""
 
     SUPERBLOCK = "superblock", "correct it, or go on from a backup"
-    MARKED = "marked", "remove the mark"
     BACKUP = "backup", "write the backup anew"
     GROUP = "group-descriptor", "go on from a backup, or move what is misplaced"
     GROUP_CHECKSUM = "group-checksum", "compute it again"

@@ -73,7 +73,7 @@ def _check_superblock(context: Context) -> None:
             Code.SUPERBLOCK, f"the superblock reserves {superblock.reserved_blocks} blocks"
         )
     if disk.s_state & layout.STATE_ERROR_FS:
-        context.wrong(Code.MARKED, "the file system is marked as having errors")
+        context.notes.append("it is marked as having errors (e2fsck -f removes the mark)")
 
 
 def _claim_fixed(context: Context, index: int) -> None:
