@@ -4,7 +4,9 @@ A write is done in *portions*, each in three steps:
 
 1. Under the lock: look up where the blocks are. Those that are mapped and written are overwritten
    where they are; for holes, blocks are reserved.
-2. Without the lock: write the data. Nobody sees it yet, but what overwrites something.
+2. Without the lock: write the data. Nobody sees it yet, but what overwrites something. (If a part
+   of a block is to be written that was allocated, and never written, the lock is kept from step 1
+   on: zeros go around the data, and others may be putting theirs there.)
 3. Under the lock: if the file still has what was looked up, let it have the new blocks, in one
    operation. If not, somebody has cut the file off meanwhile, or filled the same hole: begin again
    with step 1, and keep the lock.
@@ -70,12 +72,10 @@ def write(node: Ext4Node, offset: int, length: int, data: Sequence[Buffer]) -> i
 def _write_portion(node: Ext4Node, offset: int, end: int, buffers: Sequence[Buffer]) -> int:
     """Write the beginning of the data: how much it was."""
     with _Portion(node, offset, end) as portion:
-        portion.transfer(buffers)
-        if portion.finish():
+        if portion.transfer(buffers) and portion.finish():
             return portion.end - offset
-    with node.filesystem.lock, _Portion(node, offset, end) as portion:
-        portion.transfer(buffers)
-        finished = portion.finish()
+    with node.filesystem.lock, _Portion(node, offset, end, alone=True) as portion:
+        finished = portion.transfer(buffers) and portion.finish()
         assert finished, "the lock was not kept"
         return portion.end - offset
 
@@ -91,10 +91,11 @@ class _Kind(Enum):
 class _Portion:
     """As much of a write as one operation may change: up to `end`.
 
-    `found`: what the map said; `pieces`: what it shall say.
+    `found`: what the map said; `pieces`: what it shall say. `alone`: the lock is kept until the end.
     """
 
     __slots__ = (
+        "_alone",
         "_allocator",
         "_bits",
         "_filesystem",
@@ -110,8 +111,9 @@ class _Portion:
         "end",
     )
 
-    def __init__(self, node: Ext4Node, offset: int, end: int) -> None:
+    def __init__(self, node: Ext4Node, offset: int, end: int, *, alone: bool = False) -> None:
         self._node: Final = node
+        self._alone: Final = alone
         self._offset: Final = offset
         self.end = self._wanted = end
         self._found: list[Extent] = []
@@ -135,6 +137,8 @@ class _Portion:
 
     def __exit__(self, *_: object) -> None:
         if self._reserved:
+            # Who has the lock may be waiting until nothing touches the device.
+            self._volume.transfers.is_quiet(self._transfer)
             with self._filesystem.lock:
                 self._cancel()
         self._volume.transfers.end(self._transfer)
@@ -251,28 +255,33 @@ class _Portion:
 
     # Step 2.
 
-    def transfer(self, buffers: Sequence[Buffer]) -> None:
-        """Bring the data to the device; `buffers` may have more than this portion takes."""
+    def transfer(self, buffers: Sequence[Buffer]) -> bool:
+        """Bring the data to the device; `buffers` may have more than this portion takes. False:
+        that cannot be done unless the lock is kept."""
         if len(self._pieces) == 1 and self.end == self._wanted:
-            self._transfer_piece(*self._pieces[0], self._offset, self.end, buffers)
-            return
+            return self._transfer_piece(*self._pieces[0], self._offset, self.end, buffers)
         cutter, bits = Cutter(buffers), self._bits
         for piece, kind in self._pieces:
             start, stop = max(self._offset, piece.logical << bits), min(self.end, piece.end << bits)
-            self._transfer_piece(piece, kind, start, stop, cutter.take(stop - start))
+            if not self._transfer_piece(piece, kind, start, stop, cutter.take(stop - start)):
+                return False
+        return True
 
     def _transfer_piece(
         self, piece: Extent, kind: _Kind, start: int, stop: int, data: Sequence[Buffer]
-    ) -> None:
+    ) -> bool:
         """Bring `data` to where a piece has the bytes from `start` to `stop` of the file."""
         at = (piece.physical - piece.logical << self._bits) + start
         if kind is not _Kind.OVERWRITTEN:
             mask = self._volume.block_bytes - 1
             before, after = start & mask, -stop & mask
             if before or after:
+                if kind is _Kind.CONVERTED and not self._alone:
+                    return False
                 at -= before
                 data = [*zeros(before), *data, *zeros(after)]
         self._volume.device.write(at, data)
+        return True
 
     # Step 3.
 

@@ -4,6 +4,7 @@ race, on a full disk, and after a crash."""
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -71,10 +72,28 @@ def test_a_block_that_two_write_for_the_first_time(disk: Disk) -> None:
     node = disk.node()
     content.allocate(node, 0, 8 * KiB)
     disk.device.meanwhile = lambda: node.write(2000, [b"second"])
-    node.write(1000, [b"first" * 300])
+    node.write(1024, [b"12345678" * 256])
     expected = bytearray(8 * KiB)
+    expected[1024:3072] = b"12345678" * 256
+    assert everything(node) == expected
+
+
+def test_two_who_write_parts_of_a_block_for_the_first_time(disk: Disk) -> None:
+    """The zeros around what one of them writes do not come over what the other one has written."""
+    node = disk.node()
+    content.allocate(node, 0, 8 * KiB)
+    other = threading.Thread(target=lambda: node.write(2000, [b"second"]))
+
+    def meanwhile() -> None:
+        other.start()
+        other.join(0.2)  # it has to wait, and is given the time not to
+
+    disk.device.meanwhile = meanwhile
+    node.write(1030, [b"first"])
+    other.join()
+    expected = bytearray(8 * KiB)
+    expected[1030:1035] = b"first"
     expected[2000:2006] = b"second"
-    expected[1000:2500] = b"first" * 300
     assert everything(node) == expected
 
 
@@ -236,6 +255,35 @@ def test_a_disk_that_fails_takes_nothing(disk: Disk) -> None:
     disk.device.meanwhile = fail
     raises(Code.IO, lambda: node.write(1000, [b"y" * 50_000]))
     assert everything(node) == b"x" * 1000
+
+
+def test_a_disk_that_fails_does_not_stop_who_waits_for_it(disk: Disk) -> None:
+    """Who waits until nothing touches the device has the lock, which the failed write needs to give
+    its blocks back."""
+    node, transfers = disk.node(), disk.filesystem.volume.transfers
+    locked = threading.Event()
+
+    def wait() -> None:
+        with disk.filesystem.lock:
+            locked.set()
+            transfers.wait_until_quiet()
+
+    waiting = threading.Thread(target=wait, daemon=True)
+
+    def fail() -> None:
+        waiting.start()
+        assert locked.wait(60)
+        raise VfsError(Code.IO, "no disk")
+
+    disk.device.meanwhile = fail
+    writing = threading.Thread(
+        target=raises, args=(Code.IO, lambda: node.write(0, [b"y" * 50_000])), daemon=True
+    )
+    writing.start()
+    writing.join(60)
+    assert not writing.is_alive()
+    waiting.join(60)
+    assert not waiting.is_alive()
 
 
 @pytest.mark.parametrize("kind", ["ext4", "ext3"])
