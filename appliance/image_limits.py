@@ -93,8 +93,9 @@ JOURNAL_BLOCKS_MIN: Final = 128
 have; mke2fs makes none with less than 1024 blocks, or 1 MiB."""
 
 ORPHANS_MAX: Final = 1 << 17
-"""Inodes on the list of orphans of an image that is written: half-removed files, of which a crash
-leaves as many as were open. To take the first of so many off the list takes 50 us."""
+"""Inodes on the list of orphans of an image that is written, or in its orphan file: half-removed
+files, of which a crash leaves as many as were open. To take the first of so many off the list takes
+50 us."""
 
 ORPHAN_FILE_BYTES_MAX: Final = 8 * MiB
 """The largest orphan file that mke2fs makes."""

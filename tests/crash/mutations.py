@@ -217,7 +217,7 @@ MUTANTS: Final = (
         "data is written after the commit that names it",
         "J8",
         "writing.py",
-        "        portion.transfer(buffers)\n        if portion.finish():\n            return",
+        "        if portion.transfer(buffers) and portion.finish():\n            return",
         "        if portion.finish():\n            node.filesystem.commit()\n"
         "            portion.transfer(buffers)\n            return",
         _EVERY,
@@ -226,7 +226,7 @@ MUTANTS: Final = (
         "data is written after it was published",
         "J8",
         "writing.py",
-        "        portion.transfer(buffers)\n        if portion.finish():\n            return",
+        "        if portion.transfer(buffers) and portion.finish():\n            return",
         # Long enough for somebody else's commit to come between, on any machine.
         "        if portion.finish():\n            __import__('time').sleep(0.01)\n"
         "            portion.transfer(buffers)\n            return",

@@ -332,6 +332,8 @@ def set_attributes(node: Ext4Node, wishes: SetAttributes) -> None:
         node.check_alive()
         if wishes.size is not None and wishes.size > filesystem.limits.file_bytes_max:
             raise VfsError(Code.FBIG)
+        if wishes.size is not None:
+            filesystem.finish_truncation(number)
         if not filesystem.change(act):
             content.finish_truncation(filesystem, number)
 

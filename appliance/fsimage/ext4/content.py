@@ -248,6 +248,7 @@ def allocate(node: Ext4Node, offset: int, end: int) -> None:
             raise VfsError(Code.NOTSUPP, "storage for a file without extents")
         if end > size_max(filesystem, node.inode):
             raise VfsError(Code.FBIG)
+        filesystem.finish_truncation(number)
         extents = node.block_map.extents(first, stop)
         missing = sum(extent.count for extent in extents if not extent.physical)
         if missing > filesystem.writer.allocator.available_blocks(privileged=False):

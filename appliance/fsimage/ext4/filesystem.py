@@ -20,7 +20,7 @@ from appliance.clock import Clock, SystemClock
 from appliance.fsimage.device import BlockDevice, snapshots_of
 from appliance.fsimage.durability import Durability
 from appliance.fsimage.errors import ImageError
-from appliance.fsimage.ext4 import changes, layout, opening, removal
+from appliance.fsimage.ext4 import changes, content, layout, opening, removal
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4.allocator import Allocator
 from appliance.fsimage.ext4.cache import Cache, Living
@@ -228,6 +228,12 @@ class Ext4(FileSystem, Snapshots):
     def change(self, act: Callable[[Operation], T]) -> T:
         """Change something: all that `act` does, or nothing."""
         return self.writer.change(act)
+
+    def finish_truncation(self, number: int) -> None:
+        """If damage has stopped the truncation of a file half-way, finish it: before the file grows
+        again over what was cut off. The lock is held. IO: it is stopped again."""
+        if number in self.orphans.numbers:
+            content.finish_truncation(self, number)
 
     def sync(self) -> Ticket | None:
         return None if self._writer is None else self._writer.journal.sync()

@@ -58,17 +58,19 @@ class Orphans:
                 return f"has inode {number}: {error.detail}"
         return ""
 
-    def __contains__(self, number: int) -> bool:
-        return number in self.numbers
-
     def add(self, operation: Operation, inode: Inode) -> None:
-        """From now on, somebody will have to finish with `inode`."""
+        """From now on, somebody will have to finish with `inode`. (One that is there already was
+        begun before, and met damage.)"""
+        if inode.number in self.numbers:
+            return
         inode.disk.i_dtime = self.numbers[-1] if self.numbers else 0
         operation.last_orphan = inode.number
         operation.then(lambda: self.numbers.append(inode.number))
 
     def remove(self, operation: Operation, inode: Inode) -> None:
-        """It is finished; i_dtime is what it should be after that."""
+        """It is finished, if it was there at all; i_dtime is set by the caller."""
+        if inode.number not in self.numbers:
+            return
         at = self.numbers.index(inode.number)
         older = self.numbers[at - 1] if at else 0
         if at + 1 == len(self.numbers):
@@ -155,6 +157,9 @@ class OrphanFile:
                 raise self._volume.distrusted("the orphan file", f"is damaged in block {block}")
             words = struct.unpack_from(f"<{tail_at // 4}I", raw)
             found += [number for number in words if number]
+            if len(found) > image_limits.ORPHANS_MAX:
+                most = image_limits.ORPHANS_MAX
+                raise self._volume.distrusted("the orphan file", f"has more than {most} inodes")
         return found
 
     def clear(self, operation: Operation) -> None:

@@ -29,7 +29,7 @@ def drop(filesystem: Ext4, operation: Operation, inode: Inode) -> bool:
     `finish` has to be called when the operation is published."""
     inode.disk.i_links_count = 0
     if content.release_all(filesystem, operation, inode):
-        _free(operation, inode)
+        _free(filesystem, operation, inode)
         return True
     filesystem.orphans.add(operation, inode)
     return False
@@ -46,13 +46,13 @@ def _go_on(filesystem: Ext4, operation: Operation, number: int) -> bool:
     inode = operation.inode(number)
     if not content.release_all(filesystem, operation, inode):
         return False
-    filesystem.orphans.remove(operation, inode)
-    _free(operation, inode)
+    _free(filesystem, operation, inode)
     return True
 
 
-def _free(operation: Operation, inode: Inode) -> None:
+def _free(filesystem: Ext4, operation: Operation, inode: Inode) -> None:
     """Its blocks are gone: its attributes and its number go as well."""
+    filesystem.orphans.remove(operation, inode)
     xattr_changes.release(operation, inode)
     inode.disk.i_dtime = operation.now_ns // _SECOND & _MASK32
     operation.touched(inode)
@@ -107,11 +107,12 @@ def _empty_orphan_file(filesystem: Ext4) -> None:
     """Put those in the orphan file on the list, and the file is empty."""
     volume = filesystem.volume
     orphan_file = OrphanFile(volume)
+    there = set(filesystem.orphans.numbers)  # this was begun before, and cut off
     try:
         for number in orphan_file.numbers():
-            if number in filesystem.orphans:
-                continue  # this was begun before, and cut off
-            _put_on_list(filesystem, number)
+            if number not in there:
+                there.add(number)
+                _put_on_list(filesystem, number)
         filesystem.change(orphan_file.clear)
     except VfsError as error:
         log.warning("%s: the orphan file is left: %s", volume.name, error)

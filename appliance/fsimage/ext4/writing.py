@@ -91,12 +91,12 @@ class _Kind(Enum):
 class _Portion:
     """As much of a write as one operation may change: up to `end`.
 
-    `found`: what the map said; `pieces`: what it shall say. `alone`: the lock is kept until the end.
+    `found`: what the map said; `pieces`: what it shall say. `alone`: the lock is kept to the end.
     """
 
     __slots__ = (
-        "_alone",
         "_allocator",
+        "_alone",
         "_bits",
         "_filesystem",
         "_found",
@@ -186,7 +186,9 @@ class _Portion:
 
     def _clean_gap(self) -> None:
         """Between the end of the file and what is written there will be zeros."""
-        filesystem, inode, block_map = self._filesystem, self._node.inode, self._node.block_map
+        filesystem = self._filesystem
+        filesystem.finish_truncation(self._node.inode.number)
+        inode, block_map = self._node.inode, self._node.block_map
         if not zeroing.rest_is_zero(self._volume, block_map.find, inode.size):
             filesystem.change(
                 lambda operation: zeroing.zero_rest(

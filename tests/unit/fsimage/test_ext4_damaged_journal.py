@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from appliance import image_limits
 from appliance.fsimage.errors import ImageError
 from appliance.fsimage.ext4 import inode as inodes
 from appliance.fsimage.ext4 import layout
@@ -402,6 +403,15 @@ def orphan_file(orphaned: Orphaned, *numbers: int, magic: int = layout.ORPHAN_BL
     struct.pack_into("<II", orphaned.raw, at + BLOCK - 8, magic, checksum)
     features = volume.superblock.disk.s_feature_ro_compat | layout.RO_COMPAT_ORPHAN_PRESENT
     put_superblock(orphaned.raw, 0x64, features)
+
+
+def test_an_orphan_file_with_too_many(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_limits, "ORPHANS_MAX", 1)
+    orphaned = Orphaned()
+    orphan_file(orphaned, orphaned.number(b"file"), orphaned.number(b"other"))
+    check_untouched(orphaned, caplog, "more than 1 inodes")
 
 
 @pytest.mark.parametrize(
