@@ -176,6 +176,8 @@ class OverlayFile:
                 else:
                     length = self._write_whole(number, whole, cutter) << self._bits
                 offset += length
+            if self._eager:
+                self._write_dirty()
 
     def _write_whole(self, number: int, count: int, cutter: Cutter) -> int:
         """Write whole blocks, as many of `count` as go to one place."""
@@ -213,8 +215,15 @@ class OverlayFile:
             self._map.give_back(run)
             raise
         self._map.point(number, run)
-        if self._eager:
-            self._write_map(self._map.take_dirty())
+
+    def _write_dirty(self) -> None:
+        """Let the map in the file be as it is here; what cannot be written is still to come."""
+        pieces = self._map.take_dirty()
+        try:
+            self._write_map(pieces)
+        except VfsError:
+            self._map.still_dirty(pieces)
+            raise
 
     # --- durability -----------------------------------------------------------------------------
 
@@ -283,11 +292,10 @@ class OverlayFile:
     def _nothing_moves(self) -> Iterator[Header]:
         """While states change, nobody writes, and all that was written is in the map's place."""
         with self._flushing, self._lock:
-            pieces = self._map.take_dirty()
             if self._eager:
-                self._write_map(pieces)
+                self._write_dirty()
             else:
-                self._make_durable(pieces)
+                self._make_durable(self._map.take_dirty())
             yield self._header
 
     def keep(self, name: str, created_ns: int) -> None:

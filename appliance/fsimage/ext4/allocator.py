@@ -20,6 +20,7 @@ anybody may read: before an inode there is used, the rest of its block is made z
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from appliance import image_limits
@@ -321,9 +322,19 @@ class Allocator:
         if clean_from <= 0:
             operation.new_block(number)
         else:
-            operation.change(number)[clean_from:] = bytes(volume.block_bytes - clean_from)
+            # Not in a copy: what is published may change under the operation, where the inodes
+            # before this one are put into the block as a transaction is closed.
+            operation.tables.add(number)
+            operation.then(partial(self._clean_rest, number, clean_from))
         end = (start + volume.block_bytes) // inode_bytes
         return min(end, self._inodes_per_group) - used
+
+    def _clean_rest(self, number: int, start: int) -> None:
+        """The operation is published: from `start` on, this block of the table has inodes that are
+        free, one of which it may have taken."""
+        volume = self._volume
+        before = volume.unwritten.get(number) or volume.unfinished.tables[number]
+        volume.publish({number: before[:start].ljust(volume.block_bytes, b"\0")})
 
     # The end of an operation.
 

@@ -20,6 +20,9 @@ from appliance.fsimage.ext4.operation import Operation
 from appliance.vfs.errors import VfsError
 from appliance.vfs.interface import FileType
 
+_REVOKED_PER_BLOCK: Final = 100
+"""At least so many numbers fit into a block of the journal that revokes."""
+
 
 def replaced(extents: list[Extent], part: Extent) -> list[Extent]:
     """What becomes of `extents` if `part` is what its blocks are; physical 0: there is nothing.
@@ -123,8 +126,9 @@ class MapChanger(ABC):
 
     def _weight(self, extent: Extent) -> int:
         """How many extents to count an extent as, that is freed: every block group that it reaches
-        into has a bitmap to be changed."""
-        return 1 + extent.count // (8 * self._volume.block_bytes)
+        into has a bitmap to be changed; and blocks of metadata have to be revoked."""
+        weight = 1 + extent.count // self._volume.superblock.disk.s_blocks_per_group
+        return weight + extent.count // _REVOKED_PER_BLOCK if self._journaled else weight
 
     def _note(self, number: int, change: Change) -> None:
         """Block `number` is about to be changed like that: so can be, when it is published, what is

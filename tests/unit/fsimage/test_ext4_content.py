@@ -419,6 +419,17 @@ def test_a_truncation_that_the_kernel_began_is_finished(tmp_path: Path) -> None:
     disk.filesystem.close()
 
 
+def test_a_file_in_very_many_groups_is_removed(tmp_path: Path) -> None:
+    """One extent may reach into a dozen of them, and each has a bitmap in the transaction."""
+    options = ("-t", "ext4", "-b", "1024", "-g", "256", "-J", "size=1", "-O", "^resize_inode")
+    disk = Disk(tmp_path / "image", "96M", options)
+    content.allocate(disk.node(), 0, 72 << 20)
+    disk.filesystem.root().remove(b"f")
+    disk.filesystem.commit()
+    disk.check()
+    disk.filesystem.close()
+
+
 def test_a_file_that_is_written_from_start_to_end_is_one_piece(disk: Disk) -> None:
     node, other = disk.node(), disk.node(b"g")
     for number in range(60):

@@ -19,7 +19,10 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from appliance import image_limits
 from appliance.fsimage.device import FileDevice
+from appliance.fsimage.errors import ImageError
+from appliance.fsimage.ext4 import content
 from appliance.fsimage.ext4.filesystem import Ext4, open_ext4
 from appliance.fsimage.ext4.journal import ring_of
 from appliance.fsimage.ext4.superblock import Superblock
@@ -31,6 +34,7 @@ from tests.unit.fsimage.ext4_images import make_image, run
 
 SECTOR = 512
 READS_MAX = 20_000
+HALF = 100_000
 FILE = NewNode(FileType.REGULAR, 0o644, 0, 0)
 DIRECTORY = NewNode(FileType.DIRECTORY, 0o755, 0, 0)
 LINK = NewNode(FileType.SYMLINK, 0o777, 0, 0, target=b"x" * 100)
@@ -356,6 +360,62 @@ def test_a_read_that_fails_is_an_error_of_what_needed_it(tmp_path: Path) -> None
         image.write_bytes(device.image)
         run(["e2fsck", "-fn", image])
         assert tree_of(open_ext4(FailingDevice(bytes(device.image)), "again")) == live
+
+
+def given_up(monkeypatch: pytest.MonkeyPatch) -> tuple[FailingDevice, Ext4]:
+    """A file "f" of 300 pieces, whose truncation in the middle was given up as a read failed: it is
+    on the list of orphans, and has pieces behind its end."""
+    monkeypatch.setattr(image_limits, "EXTENTS_CHANGED_MAX", 8)
+    device = FailingDevice(sound())
+    filesystem = open_ext4(device, "image")
+    node = filesystem.root().create(b"f", FILE)
+    for piece in range(300):
+        node.write(piece * 2048, [b"piece %d" % piece])
+    filesystem.close()
+    reads = 0
+    while True:
+        image = bytes(device.image)
+        failing = FailingDevice(image, "read", reads, once=True)
+        with suppress(ImageError, VfsError):
+            filesystem = open_ext4(failing, "image")
+            node = filesystem.root().lookup(b"f")
+            with suppress(VfsError):
+                node.set_attributes(SetAttributes(size=HALF))
+            if filesystem.orphans.numbers:
+                return failing, filesystem
+            assert failing.failed, "no read failed where it matters"
+        reads += 1
+
+
+AFTERWARDS: dict[str, Callable[[Ext4], object]] = {
+    "cut off": lambda its: its.root().lookup(b"f").set_attributes(SetAttributes(size=5000)),
+    "extended": lambda its: its.root().lookup(b"f").set_attributes(SetAttributes(size=700_000)),
+    "written behind": lambda its: its.root().lookup(b"f").write(650_000, [b"x"]),
+    "given storage": lambda its: content.allocate(its.node(12), 650_000, 660_000),
+    "removed": lambda its: its.root().remove(b"f"),
+    "replaced": lambda its: its.root().rename(b"other", its.root(), b"f"),
+}
+
+
+@pytest.mark.parametrize("what", AFTERWARDS)
+def test_a_truncation_that_was_given_up_is_finished_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The list of orphans stays one, and what was cut off does not come back."""
+    device, filesystem = given_up(monkeypatch)
+    filesystem.root().create(b"other", FILE)
+    AFTERWARDS[what](filesystem)
+    filesystem.commit()
+    assert not filesystem.orphans.numbers
+    crashed = open_ext4(FailingDevice(bytes(device.image)), "crashed")
+    assert not crashed.read_only
+    found = tree_of(crashed).get(b"/f", (b"",))[0]
+    assert isinstance(found, bytes)
+    assert not any(found[HALF:650_000])
+    filesystem.close()
+    image = tmp_path / "fs.img"
+    image.write_bytes(device.image)
+    run(["e2fsck", "-fn", image])
 
 
 def test_a_read_that_fails_while_it_is_opened() -> None:

@@ -1,15 +1,24 @@
-"""Blocks of directories get their checksums when a transaction is closed. Until then, whoever
-verifies them must not be told that they are damaged, whatever happens in between."""
+"""What becomes bytes only when a transaction is closed, which may happen at any moment.
+
+Blocks of directories get their checksums then. Until then, whoever verifies them must not be told
+that they are damaged, whatever happens in between. Inodes are put into their blocks then, also into
+one from which an operation that is at work has just taken an inode that was never used.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from appliance.fsimage.ext4.allocator import Allocator
 from appliance.fsimage.ext4.operation import Operation
+from appliance.vfs.interface import FileType, NewNode, SetAttributes
 from tests.unit.fsimage.ext4_directory_driver import Driver, image_for_directories
+from tests.unit.fsimage.ext4_images import e2fsck, make_image
+from tests.unit.fsimage.ext4_maps import opened
 
 
 @pytest.fixture
@@ -96,3 +105,27 @@ def test_what_happens_while_somebody_reads(
 
 def add_one(driver: Driver) -> Callable[[], None]:
     return lambda: driver.add(b"one-more")
+
+
+def test_a_transaction_is_closed_while_the_table_of_inodes_goes_on_in_the_same_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first new inode of a file system is in the block of the last one that mke2fs made."""
+    image = make_image(tmp_path / "image", "16M", "-t", "ext4", "-b", "4096")
+    filesystem = opened(image)
+    root = filesystem.root()
+    root.lookup(b"lost+found").set_attributes(SetAttributes(mode=0o711))
+    real = Allocator.allocate_inode
+
+    def closed_meanwhile(self: Allocator, *words: Any, **named: Any) -> int:
+        number = real(self, *words, **named)
+        filesystem.commit()
+        return number
+
+    monkeypatch.setattr(Allocator, "allocate_inode", closed_meanwhile)
+    root.create(b"new", NewNode(FileType.REGULAR, 0o644, 0, 0))
+    filesystem.close()
+    filesystem = opened(image)
+    assert filesystem.root().lookup(b"lost+found").attributes().mode == 0o711
+    filesystem.close()
+    e2fsck(image)

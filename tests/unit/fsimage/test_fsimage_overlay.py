@@ -128,6 +128,29 @@ def test_a_full_host_loses_nothing() -> None:
     assert reopen(store.raw).read(0, len(BASE)) == expected
 
 
+@pytest.mark.parametrize("error", [Code.NOSPC, Code.IO])
+def test_a_map_that_could_not_be_written_is_written_with_the_next_write(error: Code) -> None:
+    """Also where that is one in place: what was written eagerly survives a kill."""
+
+    class WithoutMap(BytesDevice):
+        fails = False
+
+        def write(self, offset: int, data: Any) -> None:
+            if self.fails and offset < data_begins:
+                raise VfsError(error, "no map")
+            super().write(offset, data)
+
+    data_begins = Header.new(Base(len(BASE), 1, bytes(32))).data_offset
+    store = WithoutMap(b"")
+    overlay = new_overlay(store, eager=True)
+    store.fails = True
+    with pytest.raises(VfsError):
+        overlay.write(0, [b"x" * 4096])
+    store.fails = False
+    overlay.write(0, [b"y" * 4096])
+    assert reopen(store.raw).read(0, 8192) == b"y" * 4096 + BASE[4096:8192]
+
+
 # --- crashes ------------------------------------------------------------------
 
 
