@@ -34,7 +34,12 @@ from appliance.fsimage.ext4.extents import (
 )
 from appliance.fsimage.ext4.inode import Inode
 from appliance.fsimage.ext4.layout import ext4_extent, ext4_extent_header, ext4_extent_idx
-from appliance.fsimage.ext4.map_changer import MapChanger, extent_blocks_max, replaced
+from appliance.fsimage.ext4.map_changer import (
+    REVOKED_PER_EXTENT,
+    MapChanger,
+    extent_blocks_max,
+    replaced,
+)
 from appliance.fsimage.ext4.operation import Operation
 from appliance.vfs.errors import Code, VfsError
 
@@ -224,6 +229,9 @@ class ExtentTreeChanger(MapChanger):
         """Free what the last leaf of `path` has between `first` and `end`, where there is
         something: from which block on all is free, and how much was freed."""
         leaf = path[-1]
+        if self._journaled:
+            last = min(end, leaf.extent(leaf.at).end)
+            first = max(first, last - limit * REVOKED_PER_EXTENT)
         start = stop = leaf.at + 1
         weight = 0
         while start and weight < limit:

@@ -20,8 +20,9 @@ from appliance.fsimage.ext4.operation import Operation
 from appliance.vfs.errors import VfsError
 from appliance.vfs.interface import FileType
 
-_REVOKED_PER_BLOCK: Final = 100
-"""At least so many numbers fit into a block of the journal that revokes."""
+REVOKED_PER_EXTENT: Final = 64
+"""So many blocks that are metadata count as much as an extent, when they are freed: each of them is
+revoked by its number, and what an operation revokes has to fit into the journal, too."""
 
 
 def replaced(extents: list[Extent], part: Extent) -> list[Extent]:
@@ -128,7 +129,7 @@ class MapChanger(ABC):
         """How many extents to count an extent as, that is freed: every block group that it reaches
         into has a bitmap to be changed; and blocks of metadata have to be revoked."""
         weight = 1 + extent.count // self._volume.superblock.disk.s_blocks_per_group
-        return weight + extent.count // _REVOKED_PER_BLOCK if self._journaled else weight
+        return weight + extent.count // REVOKED_PER_EXTENT if self._journaled else weight
 
     def _note(self, number: int, change: Change) -> None:
         """Block `number` is about to be changed like that: so can be, when it is published, what is
