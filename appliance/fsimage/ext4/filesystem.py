@@ -34,7 +34,7 @@ from appliance.fsimage.ext4.orphans import Orphans
 from appliance.fsimage.ext4.superblock import Superblock
 from appliance.fsimage.ext4.volume import Volume
 from appliance.fsimage.ext4.writer import Writer
-from appliance.fsimage.snapshots import BlockSnapshots
+from appliance.fsimage.snapshots import BlockSnapshots, unknown
 from appliance.trace import log
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.interface import (
@@ -243,8 +243,8 @@ class Ext4(FileSystem, Snapshots):
             self._writer.journal.commit()
 
     def run_in_background(self) -> None:
-        while not self._closed:
-            self.writer.journal.run()  # returns, too, when there is another one
+        while not self._closed and self._writer is not None:
+            self._writer.journal.run()  # returns, too, when there is another one
             with self.lock:
                 pass  # until there is
 
@@ -262,32 +262,46 @@ class Ext4(FileSystem, Snapshots):
     def snapshot_rollback(self, name: str, then: Callable[[], None]) -> None:
         store = self._store()
         with self.lock:
+            kept = store.names()
+            if all(each.name != name for each in kept):
+                raise unknown(name, kept)
             volume = self.volume
             volume.transfers.wait_until_quiet()
             self.writer.journal.abandon()
             try:
-                store.rollback(name)
+                try:
+                    store.rollback(name)
+                finally:
+                    self._open_again(volume)
             finally:
-                self._open_again(volume)
-            then()
+                then()  # whatever came of it: what was not durable is lost
 
     def snapshot_delete(self, name: str) -> None:
         self._store().delete(name)
 
     def _store(self) -> BlockSnapshots:
         store = snapshots_of(self.volume.device)
-        if store is None or self._writer is None:
+        if store is None:
             raise VfsError(Code.NOTSUPP, f"{self.volume.name} is served without an overlay")
+        if self._writer is None:
+            raise VfsError(Code.ROFS, f"{self.volume.name} is served read-only")
         return store
 
     def _open_again(self, before: Volume) -> None:
-        """Forget everything, and look at what is on the device now."""
-        volume, _ = opening.ready_volume(before.device, before.name, self._terms)
-        self._read_from(volume)
-        for node in self._living.values():
-            if not node.reload():
-                self._let_go(node)
-        self.begin_writing()
+        """Forget everything, and look at what is on the device now. IO: nothing can be done with
+        that but to read it."""
+        self._writer, self.read_only = None, True
+        try:
+            volume, writable = opening.ready_volume(before.device, before.name, self._terms)
+            self._read_from(volume)
+            for node in self._living.values():
+                if not node.reload():
+                    self._let_go(node)
+            if writable:
+                self.begin_writing()
+        except (ImageError, VfsError) as error:
+            log.error("%s: from now on it is read-only: %s", before.name, error)
+            raise VfsError(Code.IO, str(error)) from None
 
     # How full it is, and the end.
 

@@ -7,15 +7,17 @@ import errno
 import gzip
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from appliance import image_limits
-from appliance.fsimage.device import FileDevice
+from appliance.fsimage.device import FileDevice, snapshots_of
 from appliance.fsimage.durability import Durability
 from appliance.fsimage.errors import ImageError
+from appliance.fsimage.ext4 import opening
 from appliance.fsimage.ext4.filesystem import Ext4
 from appliance.fsimage.image import IN_MEMORY, open_image
 from appliance.fsimage.overlays import merge
@@ -194,6 +196,70 @@ def test_back_and_forth_between_states(image: Path, overlay: str) -> None:
     with pytest.raises(VfsError, match="no snapshot"):
         filesystem.snapshot_rollback("clean", lambda: None)
     assert told == ["back", "forth"]
+    filesystem.close()
+
+
+def test_going_back_to_what_there_is_not_loses_nothing(image: Path, overlay: str) -> None:
+    """Not even what is not durable yet."""
+    filesystem = opened(image, overlay, Durability.LAZY)
+    store(filesystem, "new", b"new")
+    with pytest.raises(VfsError, match="no snapshot"):
+        filesystem.snapshot_rollback("clean", pytest.fail)
+    assert contents_of(filesystem, "new") == b"new"
+    filesystem.close()
+
+
+def test_going_back_fails_and_everybody_is_told(
+    image: Path, overlay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not durable is lost: clients have to send it again."""
+    filesystem = opened(image, overlay, Durability.LAZY)
+    filesystem.snapshot_create("clean")
+    store(filesystem, "durable", b"new")
+    filesystem.commit()
+    store(filesystem, "new", b"new")
+    told: list[str] = []
+
+    def fails(name: str) -> None:
+        raise VfsError(Code.NOSPC, name)
+
+    kept = snapshots_of(filesystem.volume.device)
+    monkeypatch.setattr(kept, "rollback", fails)
+    with pytest.raises(VfsError, match="NOSPC"):
+        filesystem.snapshot_rollback("clean", lambda: told.append("back"))
+    assert told == ["back"]
+    assert contents_of(filesystem, "durable") == b"new"
+    with pytest.raises(VfsError, match="NOENT"):
+        filesystem.root().lookup(b"new")
+    store(filesystem, "new", b"again")
+    filesystem.close()
+
+
+def test_a_state_that_cannot_be_written_is_read_only(
+    image: Path, overlay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the thread in the background has nothing to do any more."""
+    filesystem = opened(image, overlay)
+    filesystem.snapshot_create("clean")
+    told: list[str] = []
+
+    def refuses(*_: object, **__: object) -> None:
+        raise ImageError("the journal cannot be written")
+
+    monkeypatch.setattr(opening, "open_journal", refuses)
+    with pytest.raises(VfsError, match="cannot be written"):
+        filesystem.snapshot_rollback("clean", lambda: told.append("back"))
+    assert told == ["back"]
+    assert filesystem.read_only
+    thread = threading.Thread(target=filesystem.run_in_background, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    with pytest.raises(VfsError, match="ROFS"):
+        store(filesystem, "new", b"new")
+    with pytest.raises(VfsError, match="ROFS"):
+        filesystem.snapshot_create("other")
+    assert contents_of(filesystem, "size-60")
     filesystem.close()
 
 
