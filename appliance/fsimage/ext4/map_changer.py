@@ -139,7 +139,9 @@ class MapChanger(ABC):
         before = None if operation.has_changed(number) else volume.block(number)
 
         def follow() -> None:
-            now = volume.block(number)
+            now = volume.unwritten.get(number)
+            if now is None:
+                return  # it was freed again
             self._follow(number, before or now, now, change)
 
         operation.then(follow)

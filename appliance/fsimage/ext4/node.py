@@ -69,14 +69,13 @@ class Ext4Node(Node):
 
     def renew(self, inode: Inode) -> bool:
         """`inode` is what was published for it; whether there is still such a node."""
-        if inode.disk.i_generation != self.inode.disk.i_generation:
-            inode.disk.i_links_count = 0
+        is_same = inode.disk.i_generation == self.inode.disk.i_generation
         block_map = self._map
         if inode.disk.i_block != self.inode.disk.i_block and block_map is not None:
             self._map = block_map if block_map.follow(inode) else None
         self.inode = inode
         self._attributes = None
-        self.alive = inode.disk.i_links_count > 0
+        self.alive = is_same and inode.disk.i_links_count > 0
         return self.alive
 
     def reload(self) -> bool:

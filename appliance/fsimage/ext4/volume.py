@@ -90,6 +90,8 @@ class Volume:
         self.transfers: Final = Transfers()
         self.unwritten: Final[dict[int, bytes]] = {}
         """Blocks that were changed, and have not come to their place on the device yet."""
+        self._arrivals = 0
+        """How often blocks have come to their places."""
         self.unfinished: Final = Unfinished()
         self.own_blocks: OwnBlocks | None = None
         """Known where it is written."""
@@ -109,13 +111,23 @@ class Volume:
 
     def block(self, number: int) -> bytes:
         """A metadata block. It is never changed: who wants to, makes another one."""
-        block = self.unwritten.get(number) or self._blocks.get(number)
-        if block is None:
-            if not 0 <= number < self.superblock.blocks_count:
-                raise self.damaged(f"block {number}", "is beyond the end")
+        return self.unwritten.get(number) or self._blocks.get(number) or self._read_block(number)
+
+    def _read_block(self, number: int) -> bytes:
+        """A block as the device has it. Meanwhile it may be changed, and may even come to its place
+        and be put into the cache: what was read before that must not take its place there."""
+        if not 0 <= number < self.superblock.blocks_count:
+            raise self.damaged(f"block {number}", "is beyond the end")
+        while True:
+            arrivals = self._arrivals
             block = self.device.read(number << self.block_bits, self.block_bytes)
             self._blocks.put(number, block)
-        return block
+            if arrivals == self._arrivals:
+                return block
+            self._blocks.forget(number)
+            newer = self.unwritten.get(number)
+            if newer is not None:
+                return newer
 
     def sealed(self, number: int) -> bytes:
         """The same with its checksum, for whoever verifies it."""
@@ -132,6 +144,7 @@ class Volume:
 
     def written(self, blocks: Mapping[int, bytes]) -> None:
         """These have come to the device."""
+        self._arrivals += 1
         unwritten = self.unwritten
         for number, block in blocks.items():
             if unwritten.get(number) is block:
