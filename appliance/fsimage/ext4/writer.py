@@ -59,6 +59,7 @@ class Writer:
         bits = volume.block_bits
         self._superblock_at: Final = layout.SUPERBLOCK_OFFSET & volume.block_bytes - 1
         self._superblock_in: Final = layout.SUPERBLOCK_OFFSET >> bits
+        self._superblock_block = volume.block(self._superblock_in)  # kept: to close cannot fail
         self._counts = (-1, -1, -1)  # as they are in the superblock
         self._more_changed = True  # there, than counts
         self._state = volume.superblock.disk.s_state
@@ -174,7 +175,7 @@ class Writer:
         """The block with the superblock in it, up to date."""
         self._counts = free_blocks, free_inodes, orphan = self._present_counts()
         volume, at = self.volume, self._superblock_at
-        block = bytearray(volume.block(self._superblock_in))
+        block = bytearray(self._superblock_block)
         if self._more_changed:
             volume.superblock.disk.encode_into(block, at)
             self._more_changed = False
@@ -184,7 +185,8 @@ class Writer:
         ).encode_into(block, at)
         if volume.has_metadata_csum:
             self._keep_checksum(block, at)
-        blocks = {self._superblock_in: bytes(block)}
+        self._superblock_block = bytes(block)
+        blocks = {self._superblock_in: self._superblock_block}
         volume.publish(blocks)
         return blocks
 

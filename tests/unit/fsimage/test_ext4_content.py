@@ -13,6 +13,7 @@ import pytest
 
 from appliance import image_limits
 from appliance.fsimage.ext4 import content
+from appliance.fsimage.ext4.cache import Cache
 from appliance.fsimage.ext4.filesystem import Ext4
 from appliance.fsimage.ext4.node import Ext4Node
 from appliance.fsimage.ext4.operation import Operation
@@ -284,6 +285,23 @@ def test_a_disk_that_fails_does_not_stop_who_waits_for_it(disk: Disk) -> None:
     assert not writing.is_alive()
     waiting.join(60)
     assert not waiting.is_alive()
+
+
+def test_a_transaction_is_closed_without_reading(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the thread that does it does not fail."""
+    node, volume = disk.node(), disk.filesystem.volume
+    node.write(0, [b"x" * 10_000])
+
+    def fail(*_: object) -> bytes:
+        raise VfsError(Code.IO, "no disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(volume, "_blocks", Cache(1000, len))
+        patch.setattr(disk.device, "read", fail)
+        disk.filesystem.commit()
+    assert not disk.filesystem.read_only
 
 
 @pytest.mark.parametrize("kind", ["ext4", "ext3"])
