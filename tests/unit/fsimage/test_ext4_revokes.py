@@ -1,4 +1,4 @@
-"""What is metadata is revoked when it is freed, and a transaction has only so much room for that."""
+"""What is metadata is revoked when it is freed: a transaction has only so much room for that."""
 
 from __future__ import annotations
 
