@@ -265,6 +265,8 @@ class FileDevice:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
+            if not self.read_only and os.fstat(self._fd).st_nlink == 0:
+                log.warning("%s was removed: what was written to it is gone with it", self.path)
             os.close(self._fd)
 
 

@@ -108,9 +108,9 @@ def _keep_the_name(file: str) -> None:
 def merge(image: str, file: str, *, discard_snapshots: bool = False) -> int:
     """Write the changes in the overlay `file` into `image`; how many bytes. Afterwards the overlay
     is an empty one of that image. ImageError, VfsError: nothing is lost, it can be tried again."""
-    base = FileDevice(image, read_only=False)
+    base = _for_itself(image)
     try:
-        store = FileDevice(file, read_only=False)
+        store = _for_itself(file)
     except BaseException:
         base.close()
         raise
@@ -121,6 +121,14 @@ def merge(image: str, file: str, *, discard_snapshots: bool = False) -> int:
     finally:
         store.close()
         base.close()
+
+
+def _for_itself(file: str) -> FileDevice:
+    try:
+        return FileDevice(file, read_only=False)
+    except ImageError as error:
+        hint = "a merge writes to both files, and has to be alone with them"
+        raise ImageError(str(error), hint) from None
 
 
 def _merge(base: FileDevice, store: FileDevice, discard_snapshots: bool) -> int:

@@ -151,7 +151,9 @@ def _gzip_pieces(source: BinaryIO) -> Iterator[bytes]:
         except EOFError:
             raise _DamagedError(_TRUNCATED) from None
         except gzip.BadGzipFile as error:
-            raise _DamagedError(str(error)) from None
+            behind = str(error).startswith("Not a gzipped file")
+            reason = "something else follows" if behind else str(error)
+            raise _DamagedError(reason) from None
 
 
 def _xz_pieces(source: BinaryIO) -> Iterator[bytes]:

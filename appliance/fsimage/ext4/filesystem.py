@@ -336,9 +336,6 @@ class Ext4(FileSystem, Snapshots):
                 with self.lock:
                     self.read_only = True
                     self._writer.close()
-        except VfsError as error:
-            log.error("%s: not unmounted cleanly: %s", self.volume.name, error.detail)
-            raise
         finally:
             self.volume.device.close()
 

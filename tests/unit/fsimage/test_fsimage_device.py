@@ -57,6 +57,22 @@ def test_a_file_is_written(image: Path) -> None:
     assert image.read_bytes()[1000:4000] == b"x" * 3000
 
 
+def test_who_removes_an_image_that_is_written_is_told(
+    image: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = FileDevice(image)
+    os.rename(image, tmp_path / "elsewhere")
+    reader.close()
+    device = FileDevice(tmp_path / "elsewhere", read_only=False)
+    os.rename(tmp_path / "elsewhere", image)
+    device.close()
+    assert not caplog.text
+    device = FileDevice(image, read_only=False)
+    image.unlink()
+    device.close()
+    assert f"{image} was removed: what was written to it is gone" in caplog.text
+
+
 @pytest.mark.parametrize("offset", [-1, 99_999, 1 << 70])
 def test_beyond_the_end_is_an_io_error(image: Path, offset: int) -> None:
     device = FileDevice(image, read_only=False)

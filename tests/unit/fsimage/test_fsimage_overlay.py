@@ -531,8 +531,9 @@ def test_a_merge_does_not_lose_snapshots_without_a_word(image: Path, tmp_path: P
 def test_a_merge_needs_both_files_for_itself(image: Path, tmp_path: Path) -> None:
     overlay = opened(image, tmp_path / "changes")
     overlay.write(0, [b"x"])
-    with pytest.raises(ImageError, match="in use"):
+    with pytest.raises(ImageError, match="in use") as caught:
         merge(str(image), str(tmp_path / "changes"))
+    assert caught.value.hint == "a merge writes to both files, and has to be alone with them"
     overlay.close()
     reader = FileDevice(image)
     with pytest.raises(ImageError, match="in use"):
