@@ -33,6 +33,8 @@ WritableBuffer = bytearray | memoryview
 
 _IOV_MAX: Final = os.sysconf("SC_IOV_MAX")
 
+_BLKROGET: Final = 0x125E
+
 _CANNOT_TELL: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 """What the host says where its file system does not know RWF_NOWAIT."""
 
@@ -98,6 +100,14 @@ def _after(buffers: Sequence[Buffer], done: int) -> list[memoryview]:
     return left
 
 
+def _is_write_protected(fd: int) -> bool:
+    """Whether the kernel takes no writes to this block device, which root may open nevertheless."""
+    flag = bytearray(4)
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(fd, _BLKROGET, flag)
+    return any(flag)
+
+
 class FileDevice:
     """A file of the host, or a block device of it.
 
@@ -158,6 +168,8 @@ class FileDevice:
                 f"{self.path} is not an image: it is neither a file nor a block device",
                 _DIRECTORY if stat.S_ISDIR(mode) else "",
             )
+        if not self.read_only and stat.S_ISBLK(mode) and _is_write_protected(self._fd):
+            raise ImageError(f"{self.path} is write-protected", _NOT_WRITABLE)
         try:
             kind = fcntl.LOCK_SH if self.read_only else fcntl.LOCK_EX
             fcntl.flock(self._fd, fcntl.LOCK_NB | kind)

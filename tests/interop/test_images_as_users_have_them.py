@@ -179,6 +179,21 @@ def test_two_servers_do_not_write_to_one_image(
 
 # --- what the kernel has ----------------------------------------------------------
 
+
+def test_a_device_that_is_write_protected_is_refused(
+    image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Root can open it for writing: the first write would fail."""
+    name = run("losetup", "--read-only", "--find", "--show", image).strip()
+    try:
+        assert main(["--ip", "10.0.0.6", "--tap", "never-made", "--image", name]) == 1
+    finally:
+        run("losetup", "--detach", name)
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error == f"error: {name} is write-protected"
+    assert ",ro" in hint and ",overlay" in hint
+
+
 MOUNTED = """
 import sys
 from appliance.fsimage.device import FileDevice
