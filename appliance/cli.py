@@ -394,13 +394,18 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def apart(mounts: Sequence[MountSpec]) -> tuple[MountSpec, ...]:
-    """The mounts. UsageError: an image is mounted twice, and one of the two would write to it."""
-    for one, other in itertools.combinations(mounts, 2):
-        writes = any(not spec.read_only and spec.overlay is None for spec in (one, other))
-        if one.kind == other.kind == "image" and writes and is_same_file(one.source, other.source):
+    """The mounts. UsageError: a file is named twice for images, and would be written to."""
+    files: list[tuple[str, bool]] = []
+    for spec in mounts:
+        if spec.kind == "image":
+            files.append((spec.source, not spec.read_only and spec.overlay is None))
+            if spec.overlay:
+                files.append((spec.overlay, True))
+    for (one, is_written), (other, other_is) in itertools.combinations(files, 2):
+        if (is_written or other_is) and is_same_file(one, other):
             raise UsageError(
-                f"{one.source} is named by two --image, and would be written to by one of them",
-                "with ,ro or ,overlay it is only read",
+                f"{other} is named twice, and would be written to",
+                "an image is only read with ,ro or ,overlay; an overlay file is for one image",
             )
     return tuple(mounts)
 
@@ -408,8 +413,8 @@ def apart(mounts: Sequence[MountSpec]) -> tuple[MountSpec, ...]:
 def is_same_file(one: str, other: str) -> bool:
     try:
         return os.path.samefile(one, other)
-    except OSError:
-        return False
+    except OSError:  # one of them is not there yet, or they are the same that is not
+        return os.path.abspath(one) == os.path.abspath(other)
 
 
 def this_machine() -> str:

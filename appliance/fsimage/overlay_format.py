@@ -28,6 +28,7 @@ from struct import Struct
 from typing import Final
 
 from appliance import image_limits
+from appliance.clock import SECOND
 from appliance.fsimage.device import BlockDevice
 from appliance.fsimage.errors import ImageError
 from appliance.vfs.interface import Buffer
@@ -88,6 +89,16 @@ class Base:
         if self.modified_ns != other.modified_ns:
             return "it was written to (or copied without its time) since"
         return ""
+
+    def remedy(self, other: Base, path: str) -> str:
+        """What can be done about the difference of `other`, which is at `path`."""
+        if replace(other, modified_ns=self.modified_ns) != self:
+            return "changes above another image are garbage; use that image, or another overlay"
+        seconds, nanoseconds = divmod(self.modified_ns, SECOND)
+        return (
+            "what was written to it would be garbage above the changes; if nothing was, give it its"
+            f" time again: touch -d @{seconds}.{nanoseconds:09} {path}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,18 +61,17 @@ def _header_for(store: FileDevice, base: BlockDevice, base_file: str) -> Header:
             f"it is half merged into {base_file}",
             f"finish it: rumpnfsd merge {base_file} {store.path}",
         )
-    difference = header.base.difference(identity)
-    if not difference:
+    if not header.base.difference(identity):
         return header
     if _is_empty(base, store, header):
         return _begin(store, identity)
-    raise _of_another(base_file, difference)
+    raise _of_another(base_file, header.base, identity)
 
 
-def _of_another(base_file: str, difference: str) -> ImageError:
+def _of_another(base_file: str, wanted: Base, there: Base) -> ImageError:
     return ImageError(
-        f"it belongs to another image than {base_file}: {difference}",
-        "changes above another image are garbage; use that image, or another overlay",
+        f"it belongs to another image than {base_file}: {wanted.difference(there)}",
+        wanted.remedy(there, base_file),
     )
 
 
@@ -160,7 +159,7 @@ def _check_mergeable(header: Header, there: Base, image: str, discard_snapshots:
     its size is as it was."""
     difference = header.base.difference(there)
     if difference and not (header.merging and header.base.size == there.size):
-        raise _of_another(image, difference)
+        raise _of_another(image, header.base, there)
     if header.snapshots and not discard_snapshots:
         names = ", ".join(kept.name for kept in header.snapshots)
         raise ImageError(

@@ -81,7 +81,7 @@ class Tree:
         for name in names:
             node = self.cross(self._step(path, node, name))
         if node.attributes().type is not FileType.DIRECTORY:
-            raise VfsError(Code.NOTDIR, path)
+            raise VfsError(Code.NOTDIR, f"{path} is no directory: nothing can be mounted there")
         if self.is_top(node):
             raise VfsError(Code.EXIST, f"{path}: something is mounted there")
         self._covers[node.filesystem.fsid, node.handle] = filesystem
@@ -93,7 +93,8 @@ class Tree:
         except VfsError as error:
             if error.code is Code.NOENT and node.filesystem is self._way:
                 return node.create(name, NewNode(FileType.DIRECTORY, 0o755, 0, 0))
-            raise VfsError(error.code, path) from None
+            what = f"cannot mount at {path}: no directory {os.fsdecode(name)}"
+            raise VfsError(error.code, f"{what} in what is served above it") from None
 
     def root(self) -> Node:
         """The directory "/"."""

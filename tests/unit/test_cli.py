@@ -144,9 +144,13 @@ def test_images_that_are_mounted_twice(tmp_path: Path, capsys: pytest.CaptureFix
         return main(["--ip", "10.0.0.5", "--tap", "never-made", *mounts])
 
     assert served(str(image), f"{other}@/b,overlay") == 2
-    assert "named by two --image" in capsys.readouterr().err
+    assert "named twice" in capsys.readouterr().err
+    assert served(f"{image},overlay={other}") == 2
+    assert served(f"{image},overlay={tmp_path}/new", f"x@/b,overlay={tmp_path}/./new") == 2
+    assert not (tmp_path / "new").exists()
+    capsys.readouterr()
     assert served(f"{image},ro", f"{other}@/b,overlay") == 1
-    assert "named by" not in capsys.readouterr().err
+    assert "named twice" not in capsys.readouterr().err
 
 
 def test_lines_of_the_log_say_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -334,6 +335,20 @@ def test_an_overlay_of_another_image_is_refused(
             use()
         assert str(file) in str(caught.value)
     assert file.read_bytes() == before
+
+
+def test_an_image_that_only_lost_its_time_gets_it_again(image: Path, tmp_path: Path) -> None:
+    """As the hint says."""
+    overlay = opened(image, tmp_path / "changes")
+    overlay.write(0, [b"x"])
+    overlay.close()
+    image.touch()
+    with pytest.raises(ImageError, match="without its time") as caught:
+        opened(image, tmp_path / "changes")
+    subprocess.run(caught.value.hint.partition(": ")[2].split(), check=True)
+    overlay = opened(image, tmp_path / "changes")
+    assert overlay.read(0, 1) == b"x"
+    overlay.close()
 
 
 def test_an_empty_overlay_fits_any_image(image: Path, tmp_path: Path) -> None:
