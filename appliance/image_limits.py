@@ -92,6 +92,18 @@ JOURNAL_BLOCKS_MIN: Final = 128
 """Blocks of the log of a journal that is written to. A quarter of it is what one transaction may
 have; mke2fs makes none with less than 1024 blocks, or 1 MiB."""
 
+JOURNAL_BLOCKS_MAX: Final = 10_240_000
+"""Blocks of a journal that is replayed: mke2fs makes none with more. A map whose blocks name each
+other may claim any number, and all of them would have to be read to find the end of the log."""
+
+EXTENTS_AT_ONCE_MAX: Final = 1 << 20
+"""Extents of one map that are looked at together, those of a directory or of the journal: some 150
+bytes each. Of indirect blocks that name each other there may be as many as there are blocks."""
+
+SEEK_EXTENTS_MAX: Final = 1 << 16
+"""Extents that are passed in a search for a hole or for data, with the lock held, in some 60 ms.
+After that a hole may count as data, and data as going on to the end: whoever asks reads more."""
+
 ORPHANS_MAX: Final = 1 << 17
 """Inodes on the list of orphans of an image that is written, or in its orphan file: half-removed
 files, of which a crash leaves as many as were open. To take the first of so many off the list takes

@@ -78,12 +78,14 @@ def seek(node: Ext4Node, offset: int, *, data: bool) -> int | None:
         size = node.inode.size
         if offset >= size:
             return None
-        while offset < size:
+        for _ in range(image_limits.SEEK_EXTENTS_MAX):
             extent = node.block_map.find(offset >> bits)
             if data == bool(extent.physical and extent.written):
                 return offset
             offset = extent.end << bits
-        return None if data else size
+            if offset >= size:
+                return None if data else size
+        return offset if data else size
 
 
 # --- writing --------------------------------------------------------------------------
@@ -249,8 +251,8 @@ def allocate(node: Ext4Node, offset: int, end: int) -> None:
         if end > size_max(filesystem, node.inode):
             raise VfsError(Code.FBIG)
         filesystem.finish_truncation(number)
-        extents = node.block_map.extents(first, stop)
-        missing = sum(extent.count for extent in extents if not extent.physical)
+        pieces = node.block_map.between(first, stop)
+        missing = sum(piece.count for piece in pieces if not piece.physical)
         if missing > filesystem.writer.allocator.available_blocks(privileged=False):
             raise VfsError(Code.NOSPC)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import struct
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,7 +29,7 @@ from appliance.fsimage.ext4.crc import crc32c
 from appliance.fsimage.ext4.inode import Inode
 from appliance.fsimage.ext4.layout import ext4_extent, ext4_extent_header, ext4_extent_idx
 from appliance.fsimage.ext4.volume import Volume
-from appliance.vfs.errors import VfsError
+from appliance.vfs.errors import Code, VfsError
 
 DIRECT_BLOCKS: Final = 12
 EVERYTHING: Final = 1 << 63
@@ -154,17 +154,24 @@ class BlockMap(ABC):
         """Be the map of what the inode has become, without reading; whether that can be."""
         return False
 
-    def extents(self, first: int, end: int) -> list[Extent]:
+    def between(self, first: int, end: int) -> Iterator[Extent]:
         """What is at the logical blocks `first` to `end`: extents and holes, without a gap, cut
-        to that range; what is contiguous is one."""
-        found: list[Extent] = []
+        to that range."""
         while first < end:
             piece = self.find(first).part(first, end)
+            yield piece
+            first = piece.end
+
+    def extents(self, first: int, end: int) -> list[Extent]:
+        """The same; what is contiguous is one. IO: there are more than are looked at together."""
+        found: list[Extent] = []
+        for piece in self.between(first, end):
             if found and piece.continues(found[-1]):
                 found[-1].count += piece.count
-            else:
+            elif len(found) < image_limits.EXTENTS_AT_ONCE_MAX:
                 found.append(piece)
-            first = piece.end
+            else:
+                raise VfsError(Code.IO, f"a map of more than {len(found)} extents")
         return found
 
 

@@ -266,7 +266,11 @@ class Volume:
 
     def free_blocks_and_inodes(self) -> tuple[int, int]:
         """Sums over the groups, as the kernel and e2fsck have it: the superblock's own counts are
-        brought up to date only now and then."""
+        brought up to date only now and then. They count where the groups are too many."""
+        disk = self.superblock.disk
+        if self.superblock.groups_count > image_limits.WRITABLE_GROUPS_MAX:
+            high = disk.s_free_blocks_count_hi if self.superblock.is_64bit else 0
+            return disk.s_free_blocks_count_lo | high << 32, disk.s_free_inodes_count
         blocks = inodes = 0
         for index in range(self.superblock.groups_count):
             group = self.group(index)

@@ -91,7 +91,9 @@ def _magic(body: bytes) -> int:
 
 
 def _entries(raw: bytes, at: int, base: int) -> Iterator[Stored]:
-    """The entries from `at` on; their values are relative to `base`."""
+    """The entries from `at` on; their values are relative to `base`. All of them together are not
+    longer than what they are in: each has a place of its own."""
+    left = len(raw)
     while at + _END_BYTES <= len(raw) and raw[at : at + _END_BYTES] != bytes(_END_BYTES):
         if at + ext4_xattr_entry.SIZE > len(raw):
             raise ValueError("an entry reaches beyond the end")
@@ -107,6 +109,9 @@ def _entries(raw: bytes, at: int, base: int) -> Iterator[Stored]:
             0 if entry.e_value_inum else entry.e_value_size
         ):
             raise ValueError("a name or value reaches beyond the end")
+        left -= len(value)
+        if left < 0:
+            raise ValueError("values overlap")
         yield Stored((entry.e_name_index, name), value, entry.e_value_inum, entry.e_value_size)
 
 

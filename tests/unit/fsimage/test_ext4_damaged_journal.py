@@ -256,6 +256,16 @@ def test_a_journal_that_makes_the_superblock_nonsense(tmp_path: Path) -> None:
     assert device.image == raw
 
 
+def test_a_journal_larger_than_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_limits, "JOURNAL_BLOCKS_MAX", 1000)
+    raw, _ = killed()
+    device = FailingDevice(bytes(raw))
+    found = opened(device)
+    assert isinstance(found, ImageError)
+    assert "more than any" in str(found)
+    assert device.image == raw
+
+
 # --- the list of orphans ----------------------------------------------------------------
 
 

@@ -27,10 +27,15 @@ Progress = Callable[[str, int, int], None]
 assert array("I").itemsize == 4, sys.platform
 
 
+_GROUP_BYTES: Final = 600
+"""About what a decoded descriptor takes."""
+
+
 def tables_bytes(superblock: Superblock) -> int:
     """How much memory the tables of a check take: some seven bits for a block (three sets here, and
-    those of the passes), and for an inode what is declared below."""
-    return superblock.blocks_count * 7 // 8 + superblock.disk.s_inodes_count * 16
+    those of the passes), for an inode what is declared below, and for a group its descriptor."""
+    of_groups = superblock.groups_count * _GROUP_BYTES
+    return superblock.blocks_count * 7 // 8 + superblock.disk.s_inodes_count * 16 + of_groups
 
 
 def silent(what: str, done: int, total: int) -> None:

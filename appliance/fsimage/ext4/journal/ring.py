@@ -95,6 +95,8 @@ class Ring:
             raise refused(f"it has features that are not known here ({unknown:#x})")
         if head.s_blocksize != self._volume.block_bytes or head.s_maxlen > blocks:
             raise refused(f"it has {blocks} blocks, but says {head.s_maxlen}")
+        if head.s_maxlen > image_limits.JOURNAL_BLOCKS_MAX:
+            raise refused(f"it has {head.s_maxlen} blocks, more than any there is")
 
     @property
     def _fast_commit_blocks(self) -> int:
