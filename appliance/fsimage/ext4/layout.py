@@ -107,6 +107,7 @@ S_CHECKSUM_OFFSET: Final = 0x3FC
 FLAGS_UNSIGNED_HASH: Final = 0x0002
 STATE_VALID_FS: Final = 0x0001
 STATE_ERROR_FS: Final = 0x0002
+OS_HURD: Final = 1
 
 
 @record(size=1024)

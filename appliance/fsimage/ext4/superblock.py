@@ -142,6 +142,9 @@ class Superblock:
             if _REMOVABLE.issuperset(names):
                 remedy = f"tune2fs -O ^{',^'.join(names)} removes what nobody needs of it"
             return f"it uses {', '.join(names)}, which cannot be written here ({remedy})"
+        if disk.s_creator_os == layout.OS_HURD:
+            # What is the change attribute for Linux is there the block of a translator.
+            return f"it was made for the Hurd, whose inodes differ (to write to it, {_MOUNT_IT})"
         if self.has_journal and not disk.s_journal_inum:
             return f"its journal is on another device ({_JOURNAL_OF_ITS_OWN})"
         return ""

@@ -140,6 +140,16 @@ def test_what_mke2fs_does_not_make(
     assert BY_DEBUGFS[feature] in check_read_only(image, caplog)
 
 
+def test_the_inodes_of_the_hurd_are_not_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """e2fsck takes the change attribute of Linux for a block there."""
+    image = image_with(tmp_path, "none")
+    debugfs(image, "ssv creator_os 1")
+    said = check_read_only(image, caplog)
+    assert "the Hurd" in said and "loop device" in said
+
+
 def test_encrypted_names_cannot_be_read(tmp_path: Path) -> None:
     image = image_with(tmp_path, "encrypt")
     before = image.read_bytes()

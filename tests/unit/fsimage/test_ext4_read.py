@@ -54,6 +54,7 @@ MATRIX = {
     "mmp": ["-t", "ext4", "-O", "mmp"],
     "ea-inode": ["-t", "ext4", "-O", "ea_inode,verity"],
     "bigalloc": ["-t", "ext4", "-b", "4096", "-O", "bigalloc", "-C", "16384"],
+    "bigalloc-1k": ["-t", "ext4", "-b", "1024", "-O", "bigalloc"],
     "sparse-super2": ["-t", "ext4", "-b", "1024", "-O", "sparse_super2"],
     "128-byte-inodes": ["-t", "ext4", "-I", "128"],
     "ext3": ["-t", "ext3"],

@@ -14,7 +14,6 @@ from appliance.fsimage.ext4.check.context import Context
 from appliance.fsimage.ext4.check.findings import Code
 from appliance.fsimage.ext4.crc import crc32c
 from appliance.fsimage.ext4.extents import BlockMaps
-from appliance.fsimage.ext4.groups import group_start
 from appliance.fsimage.ext4.inode import Inode
 from appliance.fsimage.ext4.journal import Ring
 from appliance.fsimage.ext4.layout import ext4_orphan_block_tail
@@ -167,7 +166,8 @@ def _reserves_what_it_should(context: Context, block: int) -> bool:
     per_block = superblock.block_bytes // superblock.desc_bytes
     descriptor_blocks = -(-superblock.groups_count // per_block)
     words = superblock.block_bytes // 4
-    first = group_start(superblock, 0) + 1 + descriptor_blocks
+    # Not from the beginning of group 0: with clusters, blocks of 1 KiB are counted from 0, too.
+    first = superblock.descriptor_block(0) + descriptor_blocks
     backups = [
         index for index in range(1, superblock.groups_count) if superblock.has_superblock(index)
     ]
