@@ -300,8 +300,9 @@ class Ext4(FileSystem, Snapshots):
             if writable:
                 self.begin_writing()
         except (ImageError, VfsError) as error:
-            log.error("%s: from now on it is read-only: %s", before.name, error)
-            raise VfsError(Code.IO, str(error)) from None
+            reason = error.detail if isinstance(error, VfsError) else str(error)
+            log.error("%s: from now on it is read-only: %s", before.name, reason)
+            raise VfsError(Code.IO, reason) from None
 
     # How full it is, and the end.
 

@@ -247,8 +247,11 @@ def test_what_was_acknowledged_before_a_fault_is_kept(
         check_with_e2fsck(raw, done, tmp_path, where)
 
 
-def test_after_a_fault_in_the_journal_it_is_read_only(caplog: pytest.LogCaptureFixture) -> None:
-    device = FailingDevice(sound())
+@pytest.mark.parametrize("code", [Code.IO, Code.NOSPC])
+def test_after_a_fault_in_the_journal_it_is_read_only(
+    caplog: pytest.LogCaptureFixture, code: Code
+) -> None:
+    device = FailingDevice(sound(), code=code)
     filesystem = open_ext4(device, "image")
     root = filesystem.root()
     root.create(b"kept", FILE).write(0, [b"kept" * 1000])
@@ -262,9 +265,10 @@ def test_after_a_fault_in_the_journal_it_is_read_only(caplog: pytest.LogCaptureF
         ticket.when_durable(told.append)
         with pytest.raises(VfsError):
             ticket.wait()
-    assert [error and error.code for error in told] == [Code.IO]
+    assert [error and error.code for error in told] == [code]
     [sentence] = caplog.messages
     assert "journal" in sentence
+    assert ("make room" in sentence) is (code is Code.NOSPC)
     assert "nothing can be written any more" in sentence
     assert filesystem.read_only
     before = bytes(device.image)

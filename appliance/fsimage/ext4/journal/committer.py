@@ -32,6 +32,9 @@ from appliance.vfs.interface import AboutToWait, Ticket
 _REVOKED_PER_BLOCK: Final = 100
 """At least so many block numbers fit into a revoke block."""
 
+_IS_FULL: Final = frozenset({Code.NOSPC, Code.DQUOT})
+"""Failures of the device that its owner can do something about."""
+
 Extents = list[tuple[int, int]]
 
 Complete = Callable[[Collection[int]], dict[int, bytes]]
@@ -285,6 +288,8 @@ class Journal:
     def _fail(self, failure: VfsError) -> VfsError:
         """The device has failed: what is on it stays as it is, from now on it is only read."""
         detail = f"{failure.detail}; nothing can be written any more"
+        if failure.code in _IS_FULL:
+            detail += " (make room, and start again)"
         self._error = VfsError(failure.code, detail)
         log.error("%s: the journal cannot be written: %s", self._volume.name, detail)
         self._failed(self._error)
