@@ -20,6 +20,15 @@ def test_what_was_put_is_there() -> None:
     assert cache.get(1) is None
 
 
+def test_what_is_old_can_be_forgotten() -> None:
+    cache: Cache[int, int] = Cache(4)
+    for number in range(3):
+        cache.put(number, number)
+    cache.forget(0)
+    assert cache.get(0) is None
+    assert cache.get(1) == 1
+
+
 def test_what_is_used_stays() -> None:
     cache: Cache[int, int] = Cache(10)
     cache.put(0, 0)

@@ -347,3 +347,19 @@ def test_many_threads_lose_nothing() -> None:
         for thread in threads:
             thread.join(PATIENCE)
     assert len(done) == 400
+
+
+def test_it_dozes_only_when_everything_is_in_its_place() -> None:
+    """Nobody would ask for the rest."""
+    world = World()
+    assert world.journal._doze()
+    world.act(1, 2)
+    assert not world.journal._doze()
+    world.journal.make_room(8)  # which closes the transaction
+    world.volume.unwritten.clear()
+    assert not world.journal._doze()
+    world.journal.commit()
+    world.volume.unwritten[1] = b"1"
+    assert not world.journal._doze()
+    world.journal.bring_to_place()
+    assert world.journal._doze()

@@ -12,8 +12,9 @@ from random import Random
 import pytest
 
 from appliance import image_limits
-from appliance.fsimage.ext4 import content
+from appliance.fsimage.ext4 import content, map_changes
 from appliance.fsimage.ext4.cache import Cache
+from appliance.fsimage.ext4.extents import Extent
 from appliance.fsimage.ext4.filesystem import Ext4
 from appliance.fsimage.ext4.node import Ext4Node
 from appliance.fsimage.ext4.operation import Operation
@@ -462,6 +463,24 @@ def test_a_file_that_is_written_from_start_to_end_is_one_piece(disk: Disk) -> No
 
 
 # --- what else there is -------------------------------------------------------------------------
+
+
+def test_no_extent_is_longer_than_one_that_is_written_can_be(tmp_path: Path) -> None:
+    """Its length would be that of one that is not."""
+    disk = Disk(tmp_path / "image", "48M")
+    filesystem, number = disk.filesystem, disk.node().inode.number
+
+    def act(operation: Operation) -> None:
+        changer = map_changes.of(filesystem.maps, operation, operation.inode(number))
+        for logical, count in ((0, 20_000), (20_000, 12_768), (32_768, 10)):
+            changer.insert(logical, 2000 + logical, count)
+        assert changer.find(0) == Extent(0, 32_768, 2000)
+        assert changer.find(32_770) == Extent(32_768, 10, 2000 + 32_768)
+        raise VfsError(Code.IO, "nobody has these blocks")
+
+    raises(Code.IO, lambda: filesystem.change(act))
+    disk.check()
+    disk.filesystem.close()
 
 
 def test_data_and_holes_are_found(disk: Disk) -> None:

@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -239,6 +240,24 @@ def test_a_journal_that_is_in_one_place_twice() -> None:
         if isinstance(filesystem, ImageError)
         else (filesystem.read_only)
     )
+    assert device.image == raw
+
+
+def test_a_journal_that_is_in_one_place_twice_is_not_replayed() -> None:
+    """What it holds could be replayed, but who writes to it then would write over it."""
+    raw = bytearray(killed()[0])
+    places = [place // BLOCK for place in ring_places()]
+    begins = [at for at in range(len(places)) if not at or places[at] != places[at - 1] + 1]
+    begins += [900, len(places)]
+    assert max(begins[:-2]) < 800 and len(begins) <= 5
+    put_journal_inode(raw, 0x28, "<HHHHI", layout.EXTENT_MAGIC, len(begins) - 1, 4, 0, 0)
+    for entry, (begin, end) in enumerate(pairwise(begins)):
+        physical = places[begin - 100 if begin == 900 else begin]
+        put_journal_inode(raw, 0x34 + 12 * entry, "<IHHI", begin, end - begin, 0, physical)
+    device = FailingDevice(bytes(raw))
+    found = opened(device)
+    assert isinstance(found, ImageError)
+    assert "a block twice" in str(found)
     assert device.image == raw
 
 

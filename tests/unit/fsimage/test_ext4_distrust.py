@@ -236,6 +236,16 @@ def test_a_bitmap_that_gives_away_the_file_systems_own_blocks(what: str) -> None
     filesystem.close()
 
 
+def test_a_damaged_bitmap_says_nothing_of_a_handle() -> None:
+    """Neither that its file is there, nor that it has gone."""
+    image = Image()
+    handle = image.open().root().lookup(b"two").handle
+    image.raw[image.bitmap("inode bitmap", 0) + 60] ^= 0x40
+    filesystem = image.open()
+    assert "wrong checksum" in refused(Code.IO, lambda: filesystem.resolve(handle))
+    assert filesystem.read_only
+
+
 def test_an_inode_that_is_in_use_is_not_given_away(tmp_path: Path) -> None:
     """The bitmap has it as free, and everything else agrees."""
     image = Image()

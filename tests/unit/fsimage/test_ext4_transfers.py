@@ -11,6 +11,7 @@ import pytest
 from appliance.fsimage.device import FileDevice
 from appliance.fsimage.durability import Durability
 from appliance.fsimage.ext4.filesystem import Ext4, open_ext4
+from appliance.fsimage.ext4.transfers import Transfers
 from appliance.limits import MiB
 from appliance.vfs.interface import FileType, NewNode
 from tests.unit.fsimage.ext4_images import e2fsck, make_image
@@ -18,6 +19,20 @@ from tests.unit.fsimage.ext4_images import e2fsck, make_image
 FILE = NewNode(FileType.REGULAR, 0o644, 0, 0)
 SIZE = 2 * MiB
 """More than half of what is free."""
+
+
+def test_what_is_under_way_has_not_ended() -> None:
+    transfers = Transfers()
+    first, second = transfers.begin(), transfers.begin()
+    assert not transfers.have_ended(first)
+    transfers.end(first)
+    assert transfers.have_ended(first)
+    assert not transfers.have_ended(second)
+    transfers.is_quiet(second)
+    transfers.wait_until_quiet()
+    assert not transfers.have_ended(second)
+    transfers.end(second)
+    assert transfers.have_ended(second)
 
 
 class SlowDevice(FileDevice):

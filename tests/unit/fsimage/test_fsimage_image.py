@@ -18,7 +18,9 @@ from appliance.fsimage.device import FileDevice, snapshots_of
 from appliance.fsimage.durability import Durability
 from appliance.fsimage.errors import ImageError
 from appliance.fsimage.ext4 import opening
+from appliance.fsimage.ext4.check import examine
 from appliance.fsimage.ext4.filesystem import Ext4
+from appliance.fsimage.ext4.transfers import Transfers
 from appliance.fsimage.image import IN_MEMORY, open_image
 from appliance.fsimage.overlays import merge
 from appliance.vfs.errors import Code, VfsError
@@ -232,6 +234,33 @@ def test_going_back_fails_and_everybody_is_told(
     with pytest.raises(VfsError, match="NOENT"):
         filesystem.root().lookup(b"new")
     store(filesystem, "new", b"again")
+    filesystem.close()
+
+
+def test_going_back_while_a_file_is_written(
+    image: Path, overlay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data is on the device, in blocks that were found free in a state that is gone; somebody
+    has them by now."""
+    filesystem = opened(image, overlay)
+    node = filesystem.root().create(b"written", FILE)
+    filesystem.snapshot_create("clean")
+    real = Transfers.is_quiet
+    others: list[Node] = []
+
+    def meanwhile(self: Transfers, number: int) -> None:
+        real(self, number)
+        if not others:
+            others.append(node)
+            filesystem.snapshot_rollback("clean", lambda: None)
+            others.append(store(filesystem, "other", b"other" * 4000))
+
+    monkeypatch.setattr(Transfers, "is_quiet", meanwhile)
+    node.write(0, [b"w" * 20_000])
+    assert contents_of(filesystem, "written") == b"w" * 20_000
+    assert contents_of(filesystem, "other") == b"other" * 4000
+    filesystem.commit()
+    assert not examine(filesystem.volume.device, "image").findings
     filesystem.close()
 
 

@@ -152,6 +152,28 @@ def test_a_map_that_could_not_be_written_is_written_with_the_next_write(error: C
     assert reopen(store.raw).read(0, 8192) == b"y" * 4096 + BASE[4096:8192]
 
 
+def test_nothing_is_called_durable_where_nobody_knows_which_header_counts() -> None:
+    class WithoutHeader(BytesDevice):
+        fails = False
+
+        def write(self, offset: int, data: Any) -> None:
+            if self.fails and offset < 2 * HEADER_BYTES:
+                raise VfsError(Code.IO, "no header")
+            super().write(offset, data)
+
+    store = WithoutHeader(b"")
+    overlay = new_overlay(store)
+    overlay.write(0, [b"x" * 4096])
+    overlay.flush()
+    store.fails = True
+    with pytest.raises(VfsError):
+        overlay.snapshots.create("one", 0)
+    store.fails = False
+    overlay.write(0, [b"y" * 4096])
+    with pytest.raises(VfsError, match="half-way"):
+        overlay.flush()
+
+
 # --- crashes ------------------------------------------------------------------
 
 
