@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from appliance.fsimage.ext4.filesystem import Ext4
     from appliance.fsimage.ext4.node import Ext4Node
 
-LINKS_MAX: Final = 65_000
-
 _I_BLOCK_BYTES: Final = 60
 _EXTRA_ISIZE: Final = ext4_inode.SIZE - layout.GOOD_OLD_INODE_SIZE
 _MASK16: Final = 0xFFFF
@@ -148,7 +146,7 @@ def _link_from_below(filesystem: Ext4, inode: Inode, change: int) -> None:
         return
     if change < 0 and disk.i_links_count <= 2:
         return  # it was too low; without links, it would be removed
-    if disk.i_links_count + change > LINKS_MAX:
+    if disk.i_links_count + change > layout.EXT4_LINK_MAX:
         if not knows:
             raise VfsError(Code.MLINK)
         disk.i_links_count = 1
@@ -164,7 +162,7 @@ def link(directory: Ext4Node, name: bytes, node: Ext4Node) -> None:
 
     def act(operation: Operation) -> None:
         inode = operation.inode(node.inode.number)
-        if inode.disk.i_links_count >= LINKS_MAX:
+        if inode.disk.i_links_count >= layout.EXT4_LINK_MAX:
             raise VfsError(Code.MLINK)
         inode.disk.i_links_count += 1
         operation.touched(inode)
@@ -231,7 +229,7 @@ def rmdir(directory: Ext4Node, name: bytes) -> None:
 
 def _empty(directory: Ext4Node) -> int:
     """The number of a directory that has no names in it. NOTEMPTY."""
-    if not directory_changes.is_empty(directory.directory):
+    if not directory.directory.is_empty():
         raise VfsError(Code.NOTEMPTY)
     return directory.inode.number
 

@@ -77,11 +77,6 @@ def set_parent(directory: Directory, operation: Operation, parent: int) -> None:
     _change_of(directory, operation).set_parent(parent)
 
 
-def is_empty(directory: Directory) -> bool:
-    """Whether it has no names but "." and ".."."""
-    return directory.is_empty()
-
-
 def make_first_block(
     directories: Directories, operation: Operation, inode: Inode, parent: int
 ) -> None:

@@ -51,7 +51,6 @@ from appliance.vfs.interface import (
 
 T = TypeVar("T")
 
-_LINK_COUNT_MAX: Final = 65_000
 _SECOND_NS: Final = 1_000_000_000
 _SMALL_FILE_BYTES_MAX: Final = (1 << 31) - 1
 
@@ -359,9 +358,9 @@ def _limits(superblock: Superblock) -> Limits:
         blocks += 1 << 3 * pointer_bits
     largest = min(blocks - 1, (1 << 32) - 1) << superblock.block_bits
     return Limits(
-        link_count_max=_LINK_COUNT_MAX,
+        link_count_max=layout.EXT4_LINK_MAX,
         directory_link_count_max=(
-            None if disk.s_feature_ro_compat & layout.RO_COMPAT_DIR_NLINK else _LINK_COUNT_MAX
+            None if disk.s_feature_ro_compat & layout.RO_COMPAT_DIR_NLINK else layout.EXT4_LINK_MAX
         ),
         acls=bool(disk.s_feature_compat & layout.COMPAT_EXT_ATTR),
         file_bytes_max=largest if has_large_files else min(largest, _SMALL_FILE_BYTES_MAX),

@@ -231,6 +231,9 @@ EA_INODE_FL: Final = 0x0020_0000
 INLINE_DATA_FL: Final = 0x1000_0000
 CASEFOLD_FL: Final = 0x4000_0000
 
+EXT4_LINK_MAX: Final = 65_000
+"""A directory that would have more links says 1, where the file system knows that (dir_nlink)."""
+
 GOOD_OLD_INODE_SIZE: Final = 128
 I_LINKS_COUNT_OFFSET: Final = 0x1A
 I_GENERATION_OFFSET: Final = 0x64

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from appliance.fsimage.ext4 import layout
 from appliance.fsimage.ext4.bits import Bits
 from appliance.fsimage.ext4.check.context import Context
 from appliance.fsimage.ext4.check.directories import directories_of
 from appliance.fsimage.ext4.check.findings import Code
 from appliance.vfs.interface import FileType
-
-_LINK_MAX: Final = 65_000
-"""A directory with more links says 1 (the feature dir_nlink)."""
 
 
 def check_links(context: Context) -> None:
@@ -38,7 +33,7 @@ def _compare(context: Context, number: int) -> None:
         return
     if is_directory:
         dir_nlink = context.has_feature(ro_compat=layout.RO_COMPAT_DIR_NLINK)
-        if links == 1 and (dir_nlink or names > _LINK_MAX):
+        if links == 1 and (dir_nlink or names > layout.EXT4_LINK_MAX):
             return
     elif not names:
         context.wrong(Code.UNREACHABLE, f"has {links} links, but no name", number)

@@ -14,7 +14,7 @@ J3  A block that transaction n revokes is not replayed from n or from anything b
 J4  Of several copies of a block, the last one counts.
 J5  A copy that began with the journal's magic has zeros in its place, and its tag says so.
 J6  A scan ends: it never reads more blocks than the ring has.
-J7  Nothing is written below the overlay: the image stays as the crash left it.
+J7  A journal is replayed into memory first: one that cannot be replayed leaves the image as it is.
 """
 
 from __future__ import annotations
