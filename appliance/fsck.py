@@ -30,6 +30,8 @@ USAGE_ERROR: Final = 16
 CANCELLED: Final = 32
 
 _BAR_CHARACTERS: Final = 40
+_REPAIRS: Final = frozenset({"-a", "-p", "-y"})
+"""What e2fsck has for it."""
 _NAMED: Final = re.compile("(.+),partition=([0-9]{1,5})")
 
 _DESCRIPTION: Final = (
@@ -43,6 +45,8 @@ def main(words: Sequence[str]) -> int:
     """Check; the exit code."""
     trace.start("error")
     try:
+        if _REPAIRS.intersection(words):
+            raise UsageError("nothing is repaired here", "e2fsck repairs; try it on a copy")
         options = _parser().parse_args(words)
         file, partition = _as_served(options.image, options.partition)
         report = _examine(file, partition, _bar(options.quiet))

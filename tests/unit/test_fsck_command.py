@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance import fsck
 from appliance.cli import main
 from appliance.fsck import Bar
 from tests.unit.fsimage.ext4_images import debugfs, make_image, run
@@ -61,6 +62,8 @@ def test_what_is_wrong_is_one_line_each_and_exit_code_4(
         ([], 16, "IMAGE"),
         (["a", "b"], 16, "unrecognized"),
         (["--repair", "a"], 16, "--repair"),
+        (["-p", "a"], 16, "nothing is repaired here"),
+        (["-f", "-y", "a"], 16, "e2fsck repairs"),
         (["--partition", "x", "a"], 16, "invalid int"),
         (["not/there"], 8, "not/there"),
         (["."], 8, "not an image"),
@@ -132,6 +135,19 @@ def test_a_mark_alone_is_no_error(image: Path, capsys: pytest.CaptureFixture[str
     assert main(["fsck", str(image)]) == 0
     assert subprocess.run(["e2fsck", "-fn", image], capture_output=True).returncode == 0
     assert "note: it is marked as having errors" in capsys.readouterr().err
+
+
+def test_a_check_that_is_interrupted(
+    image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fsck, "examine", interrupted)
+    assert main(["fsck", str(image)]) == 32
+    assert capsys.readouterr().err == "error: interrupted\n"
+    monkeypatch.undo()
+    assert main(["fsck", str(image)]) == 0  # nothing is locked
 
 
 def test_as_a_program(image: Path) -> None:
