@@ -55,7 +55,7 @@ def _header_for(store: FileDevice, base: BlockDevice, base_file: str) -> Header:
     header = read_header(store)
     identity = Base.of(base, base_file)
     if header is None:
-        return _begin(store, identity)
+        return _begin(store, identity, base_file)
     if header.merging:
         raise ImageError(
             f"it is half merged into {base_file}",
@@ -64,7 +64,7 @@ def _header_for(store: FileDevice, base: BlockDevice, base_file: str) -> Header:
     if not header.base.difference(identity):
         return header
     if _is_empty(base, store, header):
-        return _begin(store, identity)
+        return _begin(store, identity, base_file)
     raise _of_another(base_file, header.base, identity)
 
 
@@ -84,21 +84,23 @@ def _is_empty(base: BlockDevice, store: FileDevice, header: Header) -> bool:
     )
 
 
-def _begin(store: FileDevice, identity: Base) -> Header:
-    """Make an empty overlay of the file."""
+def _begin(store: FileDevice, identity: Base, base_file: str) -> Header:
+    """Make an empty overlay of the file. The time of the image, by which it will be known again,
+    is made durable before; the name of the overlay in its directory after that."""
+    _keep(Path(base_file))
     header = begin(store, identity)
-    _keep_the_name(store.path)
+    _keep(Path(store.path).resolve().parent)
     return header
 
 
-def _keep_the_name(file: str) -> None:
-    """Make the entry of a new file in its directory durable, where the host can."""
+def _keep(path: Path) -> None:
+    """Make a file with its times, or the entries of a directory, durable, where the host can."""
     with contextlib.suppress(OSError):
-        folder = os.open(Path(file).resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.fsync(folder)
+            os.fsync(opened)
         finally:
-            os.close(folder)
+            os.close(opened)
 
 
 # --- merging -----------------------------------------------------------------
@@ -150,7 +152,7 @@ def _merge(base: FileDevice, store: FileDevice, discard_snapshots: bool) -> int:
         base.write(offset, [overlay.read(offset, length)])
         merged += length
     base.flush()
-    _begin(store, Base.of(base, base.path))
+    _begin(store, Base.of(base, base.path), base.path)
     return merged
 
 

@@ -478,6 +478,36 @@ def test_an_overlay_that_cannot_be_opened(image: Path, tmp_path: Path) -> None:
         opened(image, tmp_path / "no" / "such")
 
 
+def test_the_time_of_the_image_is_durable_before_an_overlay_has_it(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A merge changes it, and fdatasync does not keep it: after a power cut, changes that were
+    acknowledged would belong to another image."""
+    file = tmp_path / "changes"
+    done: list[tuple[str, int]] = []
+    really = {name: getattr(os, name) for name in ("fsync", "pwritev")}
+
+    def noted(name: str) -> Callable[..., Any]:
+        def call(handle: int, *words: Any) -> Any:
+            done.append((name, os.fstat(handle).st_ino))
+            return really[name](handle, *words)
+
+        return call
+
+    for name in really:
+        monkeypatch.setattr(os, name, noted(name))
+    overlay = opened(image, file)
+    kept, header = ("fsync", image.stat().st_ino), ("pwritev", file.stat().st_ino)
+    assert done.index(kept) < done.index(header)
+    overlay.write(0, [b"m" * 5000])
+    overlay.close()
+    done.clear()
+    merge(str(image), str(file))
+    changed = ("pwritev", image.stat().st_ino)
+    assert len(done) - done[::-1].index(changed) <= done.index(kept)
+    assert header in done[done.index(kept) :]
+
+
 # --- merging -----------------------------------------------------------------
 
 
