@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -155,7 +155,11 @@ class States:
         """`count` states, in the order of the log: each is then made of the one before with little
         work."""
         rng = random.Random(self._seed)
-        found = [self._at(self._points.choose(rng), rng) for _ in range(count)]
+        return self.at((self._points.choose(rng) for _ in range(count)), rng)
+
+    def at(self, points: Iterable[int], rng: random.Random) -> list[State]:
+        """One state at each of these points, in the order of the log."""
+        found = [self._at(point, rng) for point in points]
         return sorted(found, key=lambda state: (state.settled, state.point))
 
     def _at(self, point: int, rng: random.Random) -> State:
