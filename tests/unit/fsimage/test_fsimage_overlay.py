@@ -129,51 +129,6 @@ def test_a_full_host_loses_nothing() -> None:
     assert reopen(store.raw).read(0, len(BASE)) == expected
 
 
-@pytest.mark.parametrize("error", [Code.NOSPC, Code.IO])
-def test_a_map_that_could_not_be_written_is_written_with_the_next_write(error: Code) -> None:
-    """Also where that is one in place: what was written eagerly survives a kill."""
-
-    class WithoutMap(BytesDevice):
-        fails = False
-
-        def write(self, offset: int, data: Any) -> None:
-            if self.fails and offset < data_begins:
-                raise VfsError(error, "no map")
-            super().write(offset, data)
-
-    data_begins = Header.new(Base(len(BASE), 1, bytes(32))).data_offset
-    store = WithoutMap(b"")
-    overlay = new_overlay(store, eager=True)
-    store.fails = True
-    with pytest.raises(VfsError):
-        overlay.write(0, [b"x" * 4096])
-    store.fails = False
-    overlay.write(0, [b"y" * 4096])
-    assert reopen(store.raw).read(0, 8192) == b"y" * 4096 + BASE[4096:8192]
-
-
-def test_nothing_is_called_durable_where_nobody_knows_which_header_counts() -> None:
-    class WithoutHeader(BytesDevice):
-        fails = False
-
-        def write(self, offset: int, data: Any) -> None:
-            if self.fails and offset < 2 * HEADER_BYTES:
-                raise VfsError(Code.IO, "no header")
-            super().write(offset, data)
-
-    store = WithoutHeader(b"")
-    overlay = new_overlay(store)
-    overlay.write(0, [b"x" * 4096])
-    overlay.flush()
-    store.fails = True
-    with pytest.raises(VfsError):
-        overlay.snapshots.create("one", 0)
-    store.fails = False
-    overlay.write(0, [b"y" * 4096])
-    with pytest.raises(VfsError, match="half-way"):
-        overlay.flush()
-
-
 # --- crashes ------------------------------------------------------------------
 
 
@@ -476,36 +431,6 @@ def test_a_header_of_anybody_is_checked() -> None:
 def test_an_overlay_that_cannot_be_opened(image: Path, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="cannot open the overlay"):
         opened(image, tmp_path / "no" / "such")
-
-
-def test_the_time_of_the_image_is_durable_before_an_overlay_has_it(
-    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A merge changes it, and fdatasync does not keep it: after a power cut, changes that were
-    acknowledged would belong to another image."""
-    file = tmp_path / "changes"
-    done: list[tuple[str, int]] = []
-    really = {name: getattr(os, name) for name in ("fsync", "pwritev")}
-
-    def noted(name: str) -> Callable[..., Any]:
-        def call(handle: int, *words: Any) -> Any:
-            done.append((name, os.fstat(handle).st_ino))
-            return really[name](handle, *words)
-
-        return call
-
-    for name in really:
-        monkeypatch.setattr(os, name, noted(name))
-    overlay = opened(image, file)
-    kept, header = ("fsync", image.stat().st_ino), ("pwritev", file.stat().st_ino)
-    assert done.index(kept) < done.index(header)
-    overlay.write(0, [b"m" * 5000])
-    overlay.close()
-    done.clear()
-    merge(str(image), str(file))
-    changed = ("pwritev", image.stat().st_ino)
-    assert len(done) - done[::-1].index(changed) <= done.index(kept)
-    assert header in done[done.index(kept) :]
 
 
 # --- merging -----------------------------------------------------------------
