@@ -63,7 +63,7 @@ def _header_for(store: FileDevice, base: BlockDevice, base_file: str) -> Header:
         )
     if not header.base.difference(identity):
         return header
-    if _is_empty(base, store, header):
+    if _is_empty(store, header):
         return _begin(store, identity, base_file)
     raise _of_another(base_file, header.base, identity)
 
@@ -75,13 +75,12 @@ def _of_another(base_file: str, wanted: Base, there: Base) -> ImageError:
     )
 
 
-def _is_empty(base: BlockDevice, store: FileDevice, header: Header) -> bool:
-    """Whether it holds nothing, and so fits any image."""
-    return (
-        base.size == header.base.size
-        and not header.snapshots
-        and not OverlayFile(base, store, header).changed_blocks
-    )
+def _is_empty(store: FileDevice, header: Header) -> bool:
+    """Whether it holds nothing, and so fits any image: as one that a start has left which failed
+    because of the image."""
+    if header.snapshots or store.size < header.data_offset:
+        return False
+    return not store.read(header.map_offset(header.present), header.map_bytes).strip(b"\0")
 
 
 def _begin(store: FileDevice, identity: Base, base_file: str) -> Header:

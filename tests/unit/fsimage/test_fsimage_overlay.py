@@ -336,6 +336,18 @@ def test_an_empty_overlay_fits_any_image(image: Path, tmp_path: Path) -> None:
     overlay.close()
 
 
+def test_an_overlay_of_the_wrong_image_that_was_never_used(image: Path, tmp_path: Path) -> None:
+    """Of whatever size that was: who corrects the name of the image can start."""
+    wrong = tmp_path / "wrong"
+    wrong.write_bytes(b"no image")
+    opened(wrong, tmp_path / "changes").close()
+    overlay = opened(image, tmp_path / "changes")
+    overlay.write(0, [b"x"])
+    overlay.close()
+    with pytest.raises(ImageError, match="another image"):
+        opened(wrong, tmp_path / "changes")
+
+
 def test_a_copy_with_its_time_is_the_same_image(image: Path, tmp_path: Path) -> None:
     overlay = opened(image, tmp_path / "changes")
     overlay.write(0, [b"x"])
