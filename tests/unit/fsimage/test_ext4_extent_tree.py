@@ -17,7 +17,14 @@ from appliance.fsimage.ext4.map_changer import MapChanger
 from appliance.fsimage.ext4.operation import Operation
 from appliance.vfs.errors import Code, VfsError
 from tests.unit.fsimage.ext4_images import e2fsck
-from tests.unit.fsimage.ext4_maps import Mapped, depth_of, empty_files, holes_in, opened
+from tests.unit.fsimage.ext4_maps import (
+    Mapped,
+    depth_of,
+    empty_files,
+    holes_in,
+    opened,
+    tree_blocks,
+)
 
 OPTIONS = ("-t", "ext4", "-b", "1024")
 
@@ -272,6 +279,32 @@ def test_a_damaged_tree_is_not_made_worse(tmp_path: Path) -> None:
         assert caught.value.code is Code.IO
     filesystem.close()
     assert image.read_bytes()[leaf * 1024 : leaf * 1024 + 1024] == raw[leaf * 1024 :][:1024]
+
+
+def test_a_leaf_that_was_changed_and_freed_in_one_operation_is_not_remembered_anew(
+    filesystem: Ext4,
+) -> None:
+    """It has no contents that what is remembered of it could be of."""
+    mapped = Mapped(filesystem)
+    for logical in range(200):
+        mapped.insert(logical, 1, goal=15_000 - 3 * logical)
+    tree = mapped.node.block_map
+    assert isinstance(tree, ExtentTree)
+    mapped.check(300)
+    keys = [(mapped.number, block) for block in tree_blocks(filesystem, mapped.node.inode)]
+    pieces = filesystem.maps.pieces
+    before = [pieces.get(key) for key in keys]
+    assert len(before) == 3
+    assert all(before)
+
+    def shorten_and_empty(operation: Operation, changer: MapChanger, inode: Inode) -> None:
+        changer.remove(195, 200, 1000)
+        changer.remove(0, 200, 1000)
+
+    mapped.change(shorten_and_empty)
+    assert [pieces.get(key) for key in keys] == before
+    mapped.model.clear()
+    mapped.check(300)
 
 
 # --- cost -------------------------------------------------------------------------------

@@ -206,6 +206,33 @@ def test_damage_in_the_journal_is_found(tmp_path: Path, kind: str, position: int
     assert "e2fsck" in caught.value.hint
 
 
+@pytest.mark.parametrize("kind", ["checksum-v2", "checksum-v3"])
+def test_what_is_damaged_and_older_is_of_an_earlier_turn(tmp_path: Path, kind: str) -> None:
+    """A transaction with the right number whose descriptor or commit block has a wrong checksum: if
+    it is older than the one before it, the log ends there."""
+    journaled = three_transactions(tmp_path, kind)
+    for position in (4, 6):
+        for seconds, refused in ((999, False), (1000, True), (1001, True)):
+            raw = journaled.raw()
+            put_commit_time(raw, journaled, 3, 1000)
+            put_commit_time(raw, journaled, 6, seconds)
+            raw[journaled.at(position) + 40] ^= 4
+            if refused:
+                with pytest.raises(ImageError, match="transaction 2 is damaged"):
+                    replayed(raw)
+            else:
+                assert replayed(raw) == {FREE: contents(0)}
+
+
+def put_commit_time(raw: bytearray, journaled: Journaled, position: int, seconds: int) -> None:
+    """With a checksum that is right."""
+    at = journaled.at(position)
+    struct.pack_into(">QI", raw, at + 0x30, seconds, 0)
+    seed = crc32c(MASK32, bytes(raw[journaled.at(0) + 0x30 : journaled.at(0) + 0x40]))
+    struct.pack_into(">I", raw, at + 0x10, 0)
+    struct.pack_into(">I", raw, at + 0x10, crc32c(seed, bytes(raw[at : at + BLOCK])))
+
+
 def test_J6_a_ring_without_end(tmp_path: Path) -> None:
     """Every block is a descriptor block of the same transaction, without any copies."""
     journaled = three_transactions(tmp_path, "plain")
