@@ -41,7 +41,7 @@ from appliance.fsimage.overlay_format import (
     bytes_of_slots,
     slots_of,
 )
-from appliance.fsimage.slot_map import SlotMap
+from appliance.fsimage.slot_map import SlotMap, unshared
 from appliance.fsimage.snapshots import BlockSnapshots, check_new_name, unknown
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.interface import Buffer, Snapshot
@@ -84,10 +84,9 @@ class OverlayFile:
         header, store = self._header, self._store
         try:
             present = self._read_map(header.present)
-            kept = [self._read_map(snapshot.map) for snapshot in header.snapshots]
+            slots = SlotMap(present, (self._read_map(kept.map) for kept in header.snapshots))
         except VfsError as error:
             raise ImageError(f"the overlay cannot be read: {error.detail}") from None
-        slots = SlotMap(present, kept)
         used = len(present) - present.count(0)
         if used != len(set(present) - {0}):
             raise ImageError("the overlay is damaged: two blocks are in the same place")
@@ -322,9 +321,10 @@ class OverlayFile:
             gone = self._find(name)
             slots = self._read_map(gone.map)
             stay = tuple(kept for kept in header.snapshots if kept is not gone)
-            others = [self._read_map(kept.map) for kept in stay]
+            # What cannot be read is told before anything has changed.
+            alone = unshared(slots, (self._read_map(kept.map) for kept in stay))
             self._replace_header(header.next(snapshots=stay))
-            self._map.give_up(slots, others)
+            self._map.give_up(slots, alone)
 
     def _write_copy(self, number: int, slots: array[int]) -> None:
         header = self._header

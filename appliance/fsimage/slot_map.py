@@ -27,15 +27,16 @@ class SlotMap:
     """The present map, and what is known of the slots in it."""
 
     def __init__(self, slots: array[int], kept: Iterable[array[int]]) -> None:
-        """`kept`: the maps of all snapshots."""
-        self.slots = slots
-        self._private = bytearray(map(bool, slots))
+        """`kept`: the maps of all snapshots, which are looked at one by one."""
         used = set(slots)
-        for other in kept:
-            used.update(other)
-            for number in _differing(slots, None):
-                if slots[number] == other[number]:
-                    self._private[number] = 0
+
+        def noted() -> Iterator[array[int]]:
+            for other in kept:
+                used.update(other)
+                yield other
+
+        self.slots = slots
+        self._private = unshared(slots, noted())
         used.discard(0)
         self.changed = len(slots) - slots.count(0)
         self._next = max(used, default=0) + 1
@@ -118,14 +119,12 @@ class SlotMap:
         self._dirty.clear()
         self.share()
 
-    def give_up(self, gone: array[int], others: list[array[int]]) -> None:
-        """Give up the state of a snapshot; `others` are the maps of those that stay. What only it
-        had is free, what only it and the present state had is private."""
+    def give_up(self, gone: array[int], alone: bytearray) -> None:
+        """Give up the state of a snapshot; `alone`: what no other snapshot has (see unshared). What
+        only it had is free, what only it and the present state had is private."""
         unused = []
-        for number in _differing(gone, others):
+        for number in _marked(alone):
             slot = gone[number]
-            if any(other[number] == slot for other in others):
-                continue
             if self.slots[number] == slot:
                 self._private[number] = 1
             else:
@@ -137,16 +136,35 @@ class SlotMap:
         self._given_up = list(slots)
 
 
-def _differing(one: array[int], others: list[array[int]] | None) -> Iterator[int]:
-    """The blocks that are changed in `one`, without (most of) those that are equal in another."""
-    nothing = array("I", bytes(_COMPARED_BLOCKS * MAP_ENTRY_BYTES))
-    for start in range(0, len(one), _COMPARED_BLOCKS):
-        piece = one[start : start + _COMPARED_BLOCKS]
-        if piece == nothing[: len(piece)]:
-            continue
-        if any(other[start : start + _COMPARED_BLOCKS] == piece for other in others or ()):
-            continue
-        yield from (start + index for index, slot in enumerate(piece) if slot)
+def unshared(one: array[int], others: Iterable[array[int]]) -> bytearray:
+    """1 for each block that has a slot in `one`, and none or another one in each of the `others`,
+    which are looked at one by one; 0 for the rest."""
+    alone = bytearray(map(bool, one))
+    for other in others:
+        _unmark_shared(alone, one, other)
+    return alone
+
+
+def _unmark_shared(alone: bytearray, one: array[int], other: array[int]) -> None:
+    start = alone.find(1)
+    while start >= 0:
+        start -= start % _COMPARED_BLOCKS
+        end = start + _COMPARED_BLOCKS
+        piece, theirs = one[start:end], other[start:end]
+        if piece == theirs:
+            alone[start:end] = bytes(len(piece))
+        elif any(theirs):
+            for number, (slot, their) in enumerate(zip(piece, theirs, strict=True), start):
+                if slot == their:
+                    alone[number] = 0
+        start = alone.find(1, end)
+
+
+def _marked(marks: bytearray) -> Iterator[int]:
+    number = marks.find(1)
+    while number >= 0:
+        yield number
+        number = marks.find(1, number + 1)
 
 
 def _runs(slots: list[int]) -> Iterator[Run]:

@@ -174,7 +174,7 @@ def _free_at_once(self: SlotMap, slots: Any) -> None:
     self._free += [(slot, 1) for slot in slots]
 
 
-def _free_too_much(self: SlotMap, gone: Any, others: Any) -> None:
+def _free_too_much(self: SlotMap, gone: Any, alone: Any) -> None:
     self._free += [(slot, 1) for slot in gone if slot]
 
 

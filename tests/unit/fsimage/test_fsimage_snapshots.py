@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import time
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -235,3 +236,34 @@ def test_it_takes_milliseconds(tmp_path: Path, where: str) -> None:
     print({step: f"{taken * 1000:.2f} ms" for step, taken in best.items()})
     assert max(best.values()) < 0.1, best
     device.close()
+
+
+# --- memory --------------------------------------------------------------------------
+
+
+def test_maps_are_looked_at_one_by_one(tmp_path: Path) -> None:
+    """To open an overlay file, and to delete a snapshot, takes no more memory with many."""
+    image = tmp_path / "large.img"
+    image.touch()
+    os.truncate(image, 1 << 31)
+    map_bytes = (1 << 31 >> 12) * 4
+    peaks = {}
+    for count in (3, 20):
+        file = str(tmp_path / f"changes-{count}")
+        overlay = open_overlay(file, FileDevice(image), str(image))
+        for number in range(count):
+            overlay.write(number * 4096, [b"x"])
+            overlay.snapshots.create(f"{number}", 0)
+        overlay.close()
+        tracemalloc.start()
+        overlay = open_overlay(file, FileDevice(image), str(image))
+        opening = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        overlay.snapshots.delete("1")
+        deleting = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        overlay.close()
+        peaks[count] = (opening, deleting)
+    for few, many in zip(*peaks.values(), strict=True):
+        assert many < few + map_bytes // 2
+        assert many < 6 * map_bytes
