@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from appliance.fsimage.errors import ImageError
-from appliance.fsimage.ext4.check import Code
-from appliance.fsimage.ext4.check.context import tables_bytes
+from appliance.fsimage.ext4.check import Code, groups
+from appliance.fsimage.ext4.check.context import Context, tables_bytes
 from appliance.fsimage.ext4.check.groups import unusable
 from appliance.fsimage.ext4.superblock import Superblock
 from tests.unit.fsimage.damage import bounded_time
-from tests.unit.fsimage.ext4_images import debugfs, run
+from tests.unit.fsimage.ext4_images import debugfs, make_image, run
 from tests.unit.fsimage.test_ext4_check_damage import (
     BLOCK,
     block_of,
@@ -309,6 +309,36 @@ def test_backups(tmp_path: Path) -> None:
         "the backup of the superblock in group 1 disagrees with it about s_inodes_per_group",
         "the backup in group 1 of the descriptor of group 0 differs",
     ]
+
+
+def test_backups_in_all_groups_are_not_compared_descriptor_by_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts in them may be out of date; of what is elsewhere, only the block that says so is."""
+    per_group, count = 256, 32
+    image = tmp_path / "fs.img"
+    features = "^metadata_csum,^sparse_super,^resize_inode,^has_journal,^uninit_bg"
+    options = ["-t", "ext4", "-b", "1024", "-g", str(per_group), "-N", "256", "-O", features]
+    make_image(image, "8M", *options)
+    patch = Patch(image)
+    size = patch.get(1024 + 0xFE, "<H") or 32
+    compared: list[int] = []
+    real = groups._compare_descriptors
+
+    def counted(context: Context, index: int, block: int, first: int) -> None:
+        compared.append(block)
+        real(context, index, block, first)
+
+    monkeypatch.setattr(groups, "_compare_descriptors", counted)
+    of_group_9 = (1 + 9 * per_group + 1) * BLOCK  # the first block of its copy of the descriptors
+    patch.put(of_group_9 + 3 * size + 0x0C, "<H", 77)
+    assert findings(image) == []
+    assert not compared
+    patch.put(of_group_9 + 3 * size + 0x08, "<I", 77)
+    texts = [f.text for f in findings(image)]
+    assert texts == ["the backup in group 9 of the descriptor of group 3 differs"]
+    assert compared == [of_group_9 // BLOCK]
+    assert Superblock.parse(bytes(patch.raw[1024:2048])).groups_count == count
 
 
 def test_a_block_of_attributes_that_is_shared_with_a_file(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from appliance.fsimage.errors import ImageError
 from appliance.fsimage.ext4 import layout
 from appliance.fsimage.ext4.check.context import Context, tables_bytes
 from appliance.fsimage.ext4.check.findings import Code
+from appliance.fsimage.ext4.crc import MASK32
 from appliance.fsimage.ext4.groups import (
     blocks_in,
     fixed_blocks,
@@ -176,17 +177,38 @@ def _check_descriptor_backups(context: Context, index: int) -> None:
     if context.has_feature(incompat=layout.INCOMPAT_META_BG):
         return
     per_block = superblock.block_bytes // superblock.desc_bytes
-    for number, group in enumerate(context.groups):
-        block = group_start(context.superblock, index) + 1 + number // per_block
-        if (
-            group is None
-            or number in context.doubtful_groups
-            or not context.volume.has_blocks(block)
-        ):
+    mask = int.from_bytes(_places_mask(superblock.desc_bytes) * per_block, "little")
+    for at in range(-(-superblock.groups_count // per_block)):
+        block = group_start(superblock, index) + 1 + at
+        if not context.volume.has_blocks(block):
+            continue
+        own = context.volume.block(superblock.descriptor_block(at))
+        copy = context.volume.block(block)
+        # All of a block at once: without sparse_super, every group has copies of all descriptors.
+        if (int.from_bytes(own, "little") ^ int.from_bytes(copy, "little")) & mask:
+            _compare_descriptors(context, index, block, at * per_block)
+
+
+def _places_mask(size: int) -> bytes:
+    """Ones where a descriptor of `size` bytes says where things are."""
+    group, raw = ext4_group_desc.decode(bytes(64)), bytearray(64)
+    group.bg_block_bitmap_lo = group.bg_block_bitmap_hi = MASK32
+    group.bg_inode_bitmap_lo = group.bg_inode_bitmap_hi = MASK32
+    group.bg_inode_table_lo = group.bg_inode_table_hi = MASK32
+    group.encode_into(raw, 0)
+    return bytes(raw[:size]).ljust(size, b"\0")
+
+
+def _compare_descriptors(context: Context, index: int, block: int, first: int) -> None:
+    """Find which of the copies in `block`, from that of group `first` on, differ."""
+    superblock = context.superblock
+    per_block = superblock.block_bytes // superblock.desc_bytes
+    for number, group in enumerate(context.groups[first : first + per_block], first):
+        if group is None or number in context.doubtful_groups:
             continue
         raw = _raw_group(context, number, block)
         copy = ext4_group_desc.decode(raw[:64].ljust(64, b"\0"))
-        if list(places(context.superblock, copy)) != list(places(context.superblock, group)):
+        if list(places(superblock, copy)) != list(places(superblock, group)):
             context.wrong(
                 Code.BACKUP,
                 f"the backup in group {index} of the descriptor of group {number} differs",
