@@ -242,7 +242,7 @@ def test_it_takes_milliseconds(tmp_path: Path, where: str) -> None:
 
 
 def test_maps_are_looked_at_one_by_one(tmp_path: Path) -> None:
-    """To open an overlay file, and to delete a snapshot, takes no more memory with many."""
+    """To open an overlay file, and to delete a snapshot, takes no memory for each of their maps."""
     image = tmp_path / "large.img"
     image.touch()
     os.truncate(image, 1 << 31)
