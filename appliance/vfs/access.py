@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from appliance.vfs.acl import NO_ID
 from appliance.vfs.interface import Attributes, FileType
 
 READ: Final = 4
@@ -66,12 +67,20 @@ class SquashRules:
 
 
 def squash(credential: Credential, rules: SquashRules) -> Credential:
-    """The identity that `credential` has under `rules`."""
+    """The identity that `credential` has under `rules`.
+
+    The id -1 is nobody's, and becomes the anonymous one under any rules, as on Linux: chown(2)
+    takes it for "as it is", so what its bearer makes in a directory of the host would stay root's.
+    """
     if rules.all_squash:
         return rules.anonymous
+    uid, gid, groups = credential.uid, credential.gid, credential.groups
+    if NO_ID in (uid, gid):
+        uid = rules.anonuid if uid == NO_ID else uid
+        gid = rules.anongid if gid == NO_ID else gid
+        credential = Credential(uid, gid, groups)
     if not rules.root_squash:
         return credential
-    uid, gid, groups = credential.uid, credential.gid, credential.groups
     if uid != 0 and gid != 0 and 0 not in groups:
         return credential
     return Credential(

@@ -63,6 +63,16 @@ def test_one_class_of_mode_bits_counts(
             SquashRules(anonuid=7, anongid=8),
             Credential(7, 5, frozenset({5})),
         ),
+        (
+            Credential(0xFFFF_FFFF, 5),
+            SquashRules(anonuid=7, anongid=8),
+            Credential(7, 5),
+        ),
+        (
+            Credential(5, 0xFFFF_FFFF),
+            SquashRules(root_squash=False, anonuid=7, anongid=8),
+            Credential(5, 8),
+        ),
     ],
 )
 def test_squashing(before: Credential, rules: SquashRules, after: Credential) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from appliance import limits
-from appliance.vfs.access import Credential
+from appliance.vfs.access import Credential, SquashRules, squash
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.hostdir import HostDirectory, syscalls
 from appliance.vfs.hostdir.syscalls import Descriptor
@@ -588,3 +588,13 @@ def test_a_squashed_caller_is_nobody_on_the_host(host: HostDirectory, top: Path)
     nobody = User(Credential(65534, 65534), clock=HandClock())
     nobody.create(host.root(), b"file")
     assert (top / "file").stat().st_uid == 65534
+
+
+@pytest.mark.parametrize("rules", [SquashRules(), SquashRules(root_squash=False)])
+def test_nobody_gets_a_program_that_runs_as_root(
+    host: HostDirectory, top: Path, rules: SquashRules
+) -> None:
+    who = squash(Credential(0xFFFF_FFFF, 0xFFFF_FFFF), rules)
+    User(who, clock=HandClock()).create(host.root(), b"program", mode(0o4755))
+    status = (top / "program").stat()
+    assert (status.st_uid, status.st_gid) == (65534, 65534)
