@@ -47,6 +47,7 @@ VERIFIER_BYTES: Final = 8
 
 _DIRECTORY: Final = FileType.DIRECTORY
 _REGULAR: Final = FileType.REGULAR
+_STORED: Final = (_REGULAR, _DIRECTORY, FileType.SYMLINK)
 _DOTS: Final = (b".", b"..")
 _SET_ID: Final = access.SET_UID | access.SET_GID
 _NO_WISHES: Final = SetAttributes()
@@ -319,12 +320,13 @@ class User:
 
     def access(self, node: Node) -> int:
         """Which of READ, WRITE and EXECUTE this user has on `node` (an owner gets no favours: this
-        is what a client shows to its programs)."""
+        is what a client shows to its programs). What is written to a device, FIFO or socket stays
+        on the client, so it may be where nothing else is."""
         its = node.attributes()
         granted = access.rights(self.credential, its)
         if its.type is _DIRECTORY and not access.permits(self.credential, its, WRITE | EXECUTE):
             granted &= ~WRITE  # it is of no use alone
-        if granted & WRITE and (self._read_only or node.filesystem.read_only):
+        if (self._read_only or node.filesystem.read_only) and its.type in _STORED:
             granted &= ~WRITE
         return granted
 

@@ -457,6 +457,12 @@ def test_read_only_is_shown_and_kept() -> None:
     refused(Code.ROFS, lambda: reader.sync(file))
 
 
+def test_a_device_can_be_written_where_nothing_else_can() -> None:
+    null = root_user.mknod(top(), b"null", FileType.CHARACTER_DEVICE, (1, 3), mode(0o666))
+    reader = User(ALICE, clock=HandClock(), read_only=True)
+    assert reader.access(null) == access.READ | access.WRITE
+
+
 def test_setting_nothing_changes_nothing() -> None:
     file = alice.create(top(), b"file")
     before = file.attributes()
