@@ -61,7 +61,7 @@ class NfsCall(Call[Failure]):
         if self._grant is None:
             self._caller = callers.caller(self._transport.peer, self.credential)
             self._grant = callers.grant(self._caller, handle)
-        elif callers.grant(self._caller, handle).user is not self._grant.user:
+        elif callers.grant(self._caller, handle).export is not self._grant.export:
             raise VfsError(Code.XDEV, "another export")
         return callers.node(handle)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from appliance.nfsd.callers import NodeCache
+from appliance.nfsd.callers import Caller, Callers, Grant, NodeCache
 from appliance.nfsd.v3.protocol import (
     COMMIT3args,
     CREATE3args,
@@ -439,6 +439,23 @@ def test_nothing_is_renamed_or_linked_from_one_export_to_another(mounted: NfsWor
         with refused("XDEV"):
             client(LINK3args(file, at(other, b"file")))
     assert client.lookup(root, b"file") == file
+
+
+def test_two_first_calls_at_once_do_not_take_one_export_for_two(
+    world: NfsWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = world.client()
+    root = client.mount()
+    client.create(root, b"file")
+    grant = Callers.grant
+
+    def granted(callers: Callers, caller: Caller, handle: bytes) -> Grant:
+        caller.grants.clear()  # another thread makes the same grant, and puts it over ours
+        caller.users.clear()
+        return grant(callers, caller, handle)
+
+    monkeypatch.setattr(Callers, "grant", granted)
+    client(RENAME3args(at(root, b"file"), at(root, b"new")))
 
 
 def test_nothing_is_renamed_or_linked_across_a_mount(mounted: NfsWorld) -> None:
