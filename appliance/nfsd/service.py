@@ -39,6 +39,10 @@ class Nfsd:
         self.write_verifier = following.to_bytes(WRITE_VERIFIER_BYTES + 1, "big")[1:]
 
     def rolled_back(self) -> None:
-        """A file system went back to a snapshot: what is remembered of its files is not true."""
+        """A file system went back to a snapshot: what is remembered of its files is not true, nor
+        what a WRITE that is under way has seen before."""
         self.renew_write_verifier()
         self.callers.forget_nodes()
+        for flights in tuple(self.flights.values()):  # it may be any
+            for flight in tuple(flights):
+                flight.disturbed = True

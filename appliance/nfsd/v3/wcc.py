@@ -6,6 +6,7 @@ between them, and where that cannot be promised, "before" has to be left out.
 
 Change      holds the lock of the file system from before to after. Then, with a "sync" export, the
             nodes are made durable: outside the lock, before the reply, which is held meanwhile.
+            Of a node that a WRITE is moving data into, "before" is left out: some may come now.
 WriteChange is for WRITE, whose data moves without the lock. Other changes that come in between
             mark it, and its "before" is left out.
 """
@@ -30,6 +31,10 @@ class Flight:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.disturbed = False
+
+    def is_to(self, node: Node) -> bool:
+        """Whether its data goes to `node`, which is of the same file system."""
+        return self.node is node or self.node.handle == node.handle
 
 
 Flights = defaultdict[int, list[Flight]]
@@ -73,7 +78,8 @@ class Change:
         filesystem = self._nodes[0].filesystem
         filesystem.lock.acquire()
         try:
-            for flight in self._flights.get(filesystem.fsid, ()):
+            flying = self._flights.get(filesystem.fsid, ())
+            for flight in flying:
                 flight.disturbed = True
             # Across two file systems nothing is ever changed: a "before" would tell nothing.
             self.wccs = [
@@ -84,6 +90,11 @@ class Change:
             filesystem.lock.release()
             raise
         self.before = self.wccs[0]
+        if flying:
+            self.wccs = [
+                b"" if any(flight.is_to(node) for flight in flying) else before
+                for node, before in zip(self._nodes, self.wccs, strict=True)
+            ]
         return self
 
     def __exit__(
@@ -122,7 +133,7 @@ class WriteChange:
         with node.filesystem.lock:
             flying = self._flights[node.filesystem.fsid]
             for other in flying:
-                if other.node is node or other.node.handle == node.handle:
+                if other.is_to(node):
                     other.disturbed = self._flight.disturbed = True
             flying.append(self._flight)
             self._before = post_op(node)

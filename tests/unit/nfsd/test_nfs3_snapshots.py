@@ -3,14 +3,16 @@ write verifier."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from appliance.control import SnapshotVerbs
+from appliance.fsimage.ext4.node import Ext4Node
 from appliance.fsimage.image import IN_MEMORY, open_image
 from appliance.nfsd.v3.protocol import COMMIT3args, WRITE3args, stable_how
+from appliance.vfs.interface import Buffer
 from tests.sim.nfs_world import NfsWorld
 from tests.unit.fsimage.ext4_images import make_image
 from tests.unit.nfsd.nfsd_helpers import refused
@@ -68,3 +70,23 @@ def test_what_was_written_unstable_is_written_again(
     snapshot("rollback", "clean")
     assert client(COMMIT3args(file, 0, 0)).verf != written.verf
     assert client.read(file) == b""
+
+
+def test_a_write_that_overlaps_a_rollback_has_no_before(
+    world: NfsWorld,
+    snapshot: Callable[[str, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = world.client()
+    file = client.create(client.mount(), b"file")
+    snapshot("create", "clean")
+    client.write(file, b"what a client has in its cache")
+    write = Ext4Node.write
+
+    def writes(node: Ext4Node, offset: int, data: Sequence[Buffer]) -> int:
+        snapshot("rollback", "clean")
+        return write(node, offset, data)
+
+    monkeypatch.setattr(Ext4Node, "write", writes)
+    assert client.write(file, b"x").file_wcc.before is None
+    assert client.read(file) == b"x"

@@ -50,6 +50,39 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> 
     monkeypatch.setattr(MemoryFile, "write", written)
 
 
+def test_a_change_of_a_file_that_a_write_moves_data_into_has_no_before(
+    world: NfsWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, other = world.client(), world.client()
+    root = client.mount()
+    file, another = client.create(root, b"file"), client.create(root, b"another")
+    done: list[Any] = []
+
+    def change() -> None:
+        done.extend(other(SETATTR3args(each, sattr3(mode=0o600))) for each in (file, another))
+
+    meanwhile(monkeypatch, change)
+    client.write(file, b"x")
+    assert done[0].obj_wcc.before is None
+    assert done[0].obj_wcc.after is not None
+    assert done[1].obj_wcc.before is not None
+
+
+def test_a_guard_holds_while_a_write_moves_data(
+    world: NfsWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, other = world.client(), world.client()
+    file = client.create(client.mount(), b"file")
+
+    def change() -> None:
+        guard = other.attributes(file).ctime
+        other(SETATTR3args(file, sattr3(mode=0o600), guard))
+
+    meanwhile(monkeypatch, change)
+    client.write(file, b"x")
+    assert client.attributes(file).mode == 0o600
+
+
 def test_a_write_that_nothing_disturbs_tells_before_and_after(
     world: NfsWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
