@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -16,10 +18,14 @@ from typing import Any, Final
 import pytest
 from hypothesis import settings
 
+from appliance.limits import MiB
 from appliance.trace import log
 from tests.turns import Turns, runs_alone
 
 TOP: Final = Path(__file__).parents[1]
+
+ROOM_BYTES: Final = 3 << 30
+"""What two processes take of the disk, and then as much again: one test writes a gigabyte."""
 
 settings.register_profile("ci", derandomize=True, deadline=None, database=None)
 settings.register_profile("nightly", max_examples=2000, deadline=None, print_blob=True)
@@ -34,6 +40,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="both",
         help="the host that scripts of packetdrill are played against: our stack, the kernel's",
     )
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """A disk that fills up in the middle fails a thousand tests, and none says why."""
+    of_all = session.config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if not of_all or hasattr(session.config, "workerinput"):
+        return
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < ROOM_BYTES:
+        pytest.exit(
+            f"all tests together need {ROOM_BYTES // MiB} MiB in {folder}, and {free // MiB} MiB"
+            " are free: name another place, TMPDIR=/var/tmp make test",
+            returncode=pytest.ExitCode.USAGE_ERROR,
+        )
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,10 @@ for Linux's nfsd: it passes every check but one (executing a file that nobody ma
 Everybody else falls into exactly one class of a file (owner, group, others), and only the bits of
 that class count: an owner without permission is refused even where others are not. Where a
 file has an access control list (acl.py), that decides for all but the owner.
+
+What chattr(1) has made immutable or append-only is so for the superuser, too, and the answer is
+PERM as in Linux. Only names can be appended over NFS: a WRITE may be somebody's second one to the
+same place, so there is none to an append-only file.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from appliance.vfs.acl import NO_ID
-from appliance.vfs.interface import Attributes, FileType
+from appliance.vfs.errors import Code, VfsError
+from appliance.vfs.interface import APPEND_ONLY, IMMUTABLE, Attributes, FileType
 
 READ: Final = 4
 WRITE: Final = 2
@@ -133,8 +138,23 @@ def owns(credential: Credential, attributes: Attributes) -> bool:
     return credential.uid in (0, attributes.uid)
 
 
+def check_not_immutable(attributes: Attributes) -> None:
+    """The rule for what is to be written, or to get or lose a name. PERM."""
+    if attributes.flags & IMMUTABLE:
+        raise VfsError(Code.PERM, "immutable")
+
+
+def check_not_fixed(attributes: Attributes) -> None:
+    """The rule for what is more than to append. PERM."""
+    if attributes.flags:
+        raise VfsError(Code.PERM, "immutable or append-only")
+
+
 def may_unlink(credential: Credential, directory: Attributes, entry: Attributes) -> bool:
-    """The rule of the sticky bit: there, an entry is removed by its owner or the directory's."""
+    """The rule of the sticky bit: there, an entry is removed by its owner or the directory's. What
+    is immutable or append-only keeps its names, and an append-only directory all of its entries."""
+    if entry.flags or directory.flags & APPEND_ONLY:
+        return False
     return not directory.mode & STICKY or owns(credential, entry) or credential.uid == directory.uid
 
 

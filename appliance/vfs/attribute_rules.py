@@ -9,6 +9,9 @@ The rules are those of chmod(2), chown(2), truncate(2) and utimensat(2) as Linux
     times    explicit ones: the owner; the present time: also who may write
     ACLs     the owner; a default one only of a directory, none of a symbolic link
 
+What is immutable keeps them all; what is append-only keeps all but the present time as a time, and
+its size but to grow.
+
 Giving a file away, or changing its content, takes set-user-id and set-group-id from it. A new mode
 goes into the list, and a new list into the mode; one that says no more than a mode is not kept.
 """
@@ -37,6 +40,8 @@ def permitted_changes(
     changes."""
     if changes == _NOTHING:
         return changes
+    if before.flags:
+        _check_flags(before, changes)
     _check_owner(credential, before, changes)
     _check_ownership(credential, before, changes)
     _check_size(before, changes)
@@ -52,15 +57,26 @@ def permitted_changes(
     )
 
 
-def _check_owner(credential: Credential, before: Attributes, changes: SetAttributes) -> None:
-    owner_only = (
+def _check_flags(before: Attributes, changes: SetAttributes) -> None:
+    access.check_not_immutable(before)
+    gives_away = changes.uid is not None or changes.gid is not None
+    truncates = changes.size is not None and changes.size < before.size
+    if gives_away or truncates or _is_for_the_owner(changes):
+        access.check_not_fixed(before)
+
+
+def _is_for_the_owner(changes: SetAttributes) -> bool:
+    return (
         changes.mode is not None
         or changes.acl is not None
         or changes.default_acl is not None
         or isinstance(changes.atime_ns, int)
         or isinstance(changes.mtime_ns, int)
     )
-    if owner_only and not access.owns(credential, before):
+
+
+def _check_owner(credential: Credential, before: Attributes, changes: SetAttributes) -> None:
+    if _is_for_the_owner(changes) and not access.owns(credential, before):
         raise VfsError(Code.PERM, "not the owner")
 
 

@@ -54,6 +54,11 @@ class FileType(IntEnum):
     SOCKET = 0o14
 
 
+IMMUTABLE: Final = 1
+APPEND_ONLY: Final = 2
+"""What chattr(1) can forbid, to the superuser too. The rules are in access.py."""
+
+
 @dataclass(slots=True)
 class Attributes:
     """What is known of a node at one moment. Never changed after it was made: a node whose
@@ -76,6 +81,7 @@ class Attributes:
     change: int  # strictly increases with every change of data or attributes
     acl: Acl | None = None
     default_acl: Acl | None = None  # of a directory
+    flags: int = 0  # IMMUTABLE, APPEND_ONLY
     wire: bytes | None = field(default=None, compare=False, repr=False)
     """Room for one protocol's encoding of these attributes (nfsd/v3/attributes.py), made once."""
 

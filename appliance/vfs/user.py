@@ -25,6 +25,7 @@ from appliance.vfs.acl import Acl
 from appliance.vfs.attribute_rules import permitted_changes
 from appliance.vfs.errors import Code, VfsError
 from appliance.vfs.interface import (
+    IMMUTABLE,
     Attributes,
     Buffer,
     Entry,
@@ -199,6 +200,7 @@ class User:
             if node.filesystem is not directory.filesystem:
                 raise VfsError(Code.XDEV)
             its = node.attributes()
+            access.check_not_fixed(its)
             if its.type is _DIRECTORY:
                 raise VfsError(Code.PERM, "link to a directory")
             if its.nlink >= node.filesystem.limits.link_count_max:
@@ -328,6 +330,8 @@ class User:
             granted &= ~WRITE  # it is of no use alone
         if (self._read_only or node.filesystem.read_only) and its.type in _STORED:
             granted &= ~WRITE
+        if its.flags & IMMUTABLE:
+            granted &= ~WRITE
         return granted
 
     # The steps that they share.
@@ -337,11 +341,12 @@ class User:
         its = node.attributes()
         if its.type is not _DIRECTORY:
             raise VfsError(Code.NOTDIR)
-        if not access.permits(self.credential, its, wanted):
-            raise VfsError(Code.ACCES)
+        self._require(its, wanted)
         return its
 
     def _require(self, its: Attributes, wanted: int) -> None:
+        if its.flags and wanted & WRITE:
+            access.check_not_immutable(its)
         if not access.permits(self.credential, its, wanted):
             raise VfsError(Code.ACCES)
 
@@ -355,6 +360,8 @@ class User:
         if its.type is not _REGULAR:
             raise VfsError(Code.ISDIR if its.type is _DIRECTORY else Code.INVAL, "not a file")
         self._writable(node.filesystem)
+        if its.flags:
+            access.check_not_fixed(its)
         credential = self.credential
         if credential.uid != its.uid and not access.permits(credential, its, WRITE):
             raise VfsError(Code.ACCES)
@@ -395,7 +402,7 @@ class User:
 
     def _may_unlink(self, directory: Attributes, entry: Node) -> None:
         if not access.may_unlink(self.credential, directory, entry.attributes()):
-            raise VfsError(Code.PERM, "sticky")
+            raise VfsError(Code.PERM, "sticky, immutable or append-only")
 
     def _not_busy(self, entry: Node) -> None:
         if self._mounts is not None and self._mounts.is_mount_point(entry):

@@ -9,6 +9,7 @@ and nothing stays behind: with the last process the mount goes, and with it its 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -19,6 +20,7 @@ import stat
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -320,7 +322,60 @@ def xattrs(image: str, argument: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+# --- what chattr(1) forbids --------------------------------------------------
+
+
+def make_fixed(image: str, argument: str) -> None:
+    """Files and directories of user 1001 that are immutable (i), append-only (a) or neither (n), a
+    file in each directory, and a directory that passes flags on."""
+    for kind in "ian":
+        Path(f"file-{kind}").write_bytes(b"content")
+        Path(f"directory-{kind}/below").mkdir(parents=True)
+        Path(f"directory-{kind}/inside").touch()
+    subprocess.run(["chown", "--recursive", "1001:1001", "."], check=True)
+    for kind in "ia":
+        subprocess.run(["chattr", f"+{kind}", f"file-{kind}", f"directory-{kind}"], check=True)
+    os.mkdir("passes-on")
+    subprocess.run(["chattr", "+sucSdADtx", "passes-on"], check=True)
+
+
+def attempt(image: str, argument: str) -> list[str]:
+    """Try what this file says as the user that it says, one after the other; how each ended."""
+    uid, attempts = json.loads(Path(argument).read_text())
+    os.seteuid(uid)
+    ends = [attempt_one(*each) for each in attempts]
+    os.seteuid(0)
+    return ends
+
+
+def attempt_one(what: str, path: str, other: str) -> str:
+    try:
+        ATTEMPTS[what](path, other)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "done"
+
+
+ATTEMPTS: dict[str, Callable[[str, str], object]] = {
+    "write": lambda path, _: os.close(os.open(path, os.O_WRONLY)),
+    "truncate": lambda path, _: os.truncate(path, 1),
+    "chmod": lambda path, _: os.chmod(path, 0o700),
+    "chown": lambda path, _: os.chown(path, -1, os.stat(path).st_gid),
+    "set times": lambda path, _: os.utime(path, (1, 2)),
+    "touch": lambda path, _: os.utime(path),
+    "set list": lambda path, _: os.removexattr(path, "system.posix_acl_access"),
+    "create": lambda path, _: os.close(os.open(path, os.O_CREAT | os.O_EXCL)),
+    "mkdir": lambda path, _: os.mkdir(path),
+    "symlink": lambda path, _: os.symlink("text", path),
+    "link": lambda path, other: os.link(path, other),
+    "unlink": lambda path, _: os.unlink(path),
+    "rmdir": lambda path, _: os.rmdir(path),
+    "rename": lambda path, other: os.rename(path, other),
+}
+
 ACTIONS = {
+    "make_fixed": make_fixed,
+    "attempt": attempt,
     "view": view,
     "populate": populate,
     "crash": crash,

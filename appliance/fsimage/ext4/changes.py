@@ -38,6 +38,10 @@ _NO_EXTENTS: Final = struct.pack("<HHHHI", layout.EXTENT_MAGIC, 0, _ROOTS_IN_I_B
 _chance: Final = Random(secrets.randbits(256))
 
 _HAS_BLOCKS: Final = (FileType.REGULAR, FileType.DIRECTORY)
+_INHERITED: Final = {
+    FileType.DIRECTORY: layout.INHERITED_FL,
+    FileType.REGULAR: layout.INHERITED_BY_FILES_FL,
+}
 
 
 # --- create -------------------------------------------------------------------------
@@ -73,6 +77,9 @@ def _create(directory: Ext4Node, name: bytes, new: NewNode, operation: Operation
         _link_from_below(filesystem, above, +1)
     elif new.type is FileType.SYMLINK:
         _set_target(filesystem, operation, inode, new.target)
+    flags = above.disk.i_flags & layout.INHERITED_FL
+    if flags:
+        inode.disk.i_flags |= flags & _INHERITED.get(new.type, layout.INHERITED_BY_OTHERS_FL)
     if new.first is not None:
         inode.size = new.first.size or inode.size
         _set_times(inode, new.first)

@@ -11,7 +11,7 @@ from appliance.fsimage.ext4.layout import ext4_inode
 from appliance.fsimage.ext4.volume import Volume
 from appliance.vfs.acl import Acl
 from appliance.vfs.errors import Code, VfsError
-from appliance.vfs.interface import Attributes, FileType
+from appliance.vfs.interface import APPEND_ONLY, IMMUTABLE, Attributes, FileType
 
 if TYPE_CHECKING:
     from appliance.fsimage.ext4.extents import Branch, Leaf
@@ -34,6 +34,8 @@ _SECONDS_MAX_WITH_EPOCH: Final = (1 << 34) - (1 << 31) - 1
 _DEVICE_MASK: Final = 0o130000
 _DEVICE: Final = FileType.CHARACTER_DEVICE << 12
 """Both kinds of devices are this, with or without one more bit."""
+
+_FIXED_FL: Final = layout.IMMUTABLE_FL | layout.APPEND_FL
 
 _I_CHECKSUM_HI_END: Final = layout.I_CHECKSUM_HI_OFFSET + 2
 _put16: Final = struct.Struct("<H").pack_into
@@ -333,7 +335,13 @@ def attributes_of(
         ctime_ns + (disk.i_version | disk.i_version_hi << 32) & _MASK64,
         acl,
         default_acl,
+        _flags_of(disk) if disk.i_flags & _FIXED_FL else 0,
     )
+
+
+def _flags_of(disk: ext4_inode) -> int:
+    flags = IMMUTABLE if disk.i_flags & layout.IMMUTABLE_FL else 0
+    return flags | APPEND_ONLY if disk.i_flags & layout.APPEND_FL else flags
 
 
 def time_ns(seconds: int, extra: int) -> int:

@@ -222,14 +222,34 @@ EXT4_ROOT_INO: Final = 2
 EXT4_RESIZE_INO: Final = 7
 EXT4_JOURNAL_INO: Final = 8
 
+SECRM_FL: Final = 0x0000_0001
+UNRM_FL: Final = 0x0000_0002
+COMPR_FL: Final = 0x0000_0004
+SYNC_FL: Final = 0x0000_0008
+IMMUTABLE_FL: Final = 0x0000_0010
+APPEND_FL: Final = 0x0000_0020
+NODUMP_FL: Final = 0x0000_0040
+NOATIME_FL: Final = 0x0000_0080
+NOCOMPR_FL: Final = 0x0000_0400
 ENCRYPT_FL: Final = 0x0000_0800
 INDEX_FL: Final = 0x0000_1000
 IMAGIC_FL: Final = 0x0000_2000
+JOURNAL_DATA_FL: Final = 0x0000_4000
+NOTAIL_FL: Final = 0x0000_8000
+DIRSYNC_FL: Final = 0x0001_0000
 HUGE_FILE_FL: Final = 0x0004_0000
 EXTENTS_FL: Final = 0x0008_0000
 EA_INODE_FL: Final = 0x0020_0000
+DAX_FL: Final = 0x0200_0000
 INLINE_DATA_FL: Final = 0x1000_0000
 CASEFOLD_FL: Final = 0x4000_0000
+
+INHERITED_FL: Final = (SECRM_FL | UNRM_FL | COMPR_FL | SYNC_FL | NODUMP_FL | NOATIME_FL) | (
+    NOCOMPR_FL | JOURNAL_DATA_FL | NOTAIL_FL | DIRSYNC_FL | DAX_FL
+)
+INHERITED_BY_FILES_FL: Final = INHERITED_FL & ~DIRSYNC_FL
+INHERITED_BY_OTHERS_FL: Final = NODUMP_FL | NOATIME_FL
+"""What a directory passes on to what is made in it: directories, files, and all the rest."""
 
 EXT4_LINK_MAX: Final = 65_000
 """A directory that would have more links says 1, where the file system knows that (dir_nlink)."""

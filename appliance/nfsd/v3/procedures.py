@@ -91,7 +91,7 @@ from appliance.nfsd.v3.protocol import (
 from appliance.oncrpc.program import Program
 from appliance.vfs import access as rights
 from appliance.vfs.errors import VfsError
-from appliance.vfs.interface import FileType, Node
+from appliance.vfs.interface import APPEND_ONLY, FileType, Node
 
 TRANSFER_MULTIPLE: Final = 4096
 """What offsets and counts are best multiples of: a page of the client, a block of the server."""
@@ -152,7 +152,8 @@ def access(call: NfsCall[ACCESS3resfail], args: ACCESS3args) -> ACCESS3resok:
 
 def _access3(node: Node, granted: int) -> int:
     """The bits of ACCESS for the rights that the mode bits give."""
-    is_directory = node.attributes().type is FileType.DIRECTORY
+    its = node.attributes()
+    is_directory = its.type is FileType.DIRECTORY
     bits = 0
     if granted & rights.READ:
         bits |= protocol.ACCESS3_READ
@@ -162,6 +163,8 @@ def _access3(node: Node, granted: int) -> int:
         bits |= protocol.ACCESS3_MODIFY | protocol.ACCESS3_EXTEND
     if is_directory and granted & rights.WRITE and granted & rights.EXECUTE:
         bits |= protocol.ACCESS3_MODIFY | protocol.ACCESS3_EXTEND | protocol.ACCESS3_DELETE
+    if its.flags & APPEND_ONLY:
+        bits &= ~(protocol.ACCESS3_MODIFY | protocol.ACCESS3_DELETE)
     return bits
 
 

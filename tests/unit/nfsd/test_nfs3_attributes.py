@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -27,7 +29,7 @@ from appliance.nfsd.v3.protocol import (
 )
 from appliance.oncrpc.xdr import decode
 from appliance.vfs.errors import Code
-from appliance.vfs.interface import Attributes, FileType, Limits
+from appliance.vfs.interface import APPEND_ONLY, IMMUTABLE, Attributes, FileType, Limits
 from tests.sim.nfs_world import NfsWorld
 from tests.unit.nfsd.nfsd_helpers import refused, wcc_of
 
@@ -282,6 +284,34 @@ def test_access_knows_that_an_export_is_read_only() -> None:
     world = NfsWorld("/ *(ro,no_root_squash)")
     client = world.client()
     assert client(ACCESS3args(client.mount(), 0x3F)).access == R | L
+
+
+def test_access_knows_what_is_immutable_or_append_only() -> None:
+    world = NfsWorld()
+    client = world.client()
+    root = client.mount()
+    file = client.create(root, b"file", sattr3(mode=0o755))
+    directory = client.mkdir(root, b"directory")
+    for flags, of_the_file, of_the_directory in (
+        (IMMUTABLE, R | X, R | L),
+        (APPEND_ONLY, R | E | X, R | L | E),
+        (IMMUTABLE | APPEND_ONLY, R | X, R | L),
+    ):
+        for name, handle, expected in (
+            (b"file", file, of_the_file),
+            (b"directory", directory, of_the_directory),
+        ):
+            node = world.memory.root().lookup(name)
+            with changed(node.attributes(), flags):
+                assert client(ACCESS3args(handle, 0x3F)).access == expected
+
+
+@contextmanager
+def changed(its: Attributes, flags: int) -> Iterator[None]:
+    """As after chattr(1), which files in memory do not have."""
+    its.flags = flags
+    yield
+    its.flags = 0
 
 
 # FSSTAT, FSINFO, PATHCONF
