@@ -30,11 +30,10 @@ from appliance.ifconf import (
 from appliance.machine import (
     Machine,
     MachineError,
-    MountSpec,
     Settings,
     StartError,
-    parse_size,
 )
+from appliance.mounts import MountSpec, parse_size
 from appliance.netstack.link.capture import CaptureSpec
 from appliance.netstack.tcp.cubic import ALGORITHMS
 from appliance.words import Parser, UsageError, tell
@@ -394,15 +393,18 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def apart(mounts: Sequence[MountSpec]) -> tuple[MountSpec, ...]:
-    """The mounts. UsageError: a file is named twice for images, and would be written to."""
-    files: list[tuple[str, bool]] = []
+    """The mounts. UsageError: a file is named twice for images, and would be written to; as two
+    partitions of a disk it may be."""
+    files: list[tuple[str, bool, int | None]] = []
     for spec in mounts:
         if spec.kind == "image":
-            files.append((spec.source, not spec.read_only and spec.overlay is None))
+            partition = spec.partition if spec.overlay is None else None
+            files.append((spec.source, spec.is_written, partition))
             if spec.overlay:
-                files.append((spec.overlay, True))
-    for (one, is_written), (other, other_is) in itertools.combinations(files, 2):
-        if (is_written or other_is) and is_same_file(one, other):
+                files.append((spec.overlay, True, None))
+    for (one, is_written, part), (other, other_is, other_part) in itertools.combinations(files, 2):
+        are_partitions = part is not None and other_part is not None and part != other_part
+        if (is_written or other_is) and not are_partitions and is_same_file(one, other):
             raise UsageError(
                 f"{other} is named twice, and would be written to",
                 "an image is only read with ,ro or ,overlay; an overlay file is for one image",

@@ -14,7 +14,6 @@ import random
 import resource
 import threading
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,8 +26,7 @@ from appliance.addressing import Addressing, host_config
 from appliance.clock import MILLISECOND, SECOND, Clock, Instant, SystemClock
 from appliance.exports import ExportsFile, HostResolver, Problem, Severity, broken
 from appliance.fsimage.durability import Durability
-from appliance.fsimage.errors import ImageError
-from appliance.ifconf import ConfigError, InterfaceConfig
+from appliance.ifconf import InterfaceConfig
 from appliance.limits import (
     ARP_START_WAITS,
     CLIENT_IDLE_MAX,
@@ -39,6 +37,7 @@ from appliance.limits import (
     STOP_GRACE,
 )
 from appliance.mountd.service import Mountd
+from appliance.mounts import MountError, Mounts, MountSpec
 from appliance.netstack.driver import FaultyDriver, StackDriver
 from appliance.netstack.link.interface import ClosableLink, LinkError
 from appliance.netstack.link.tap import TapLink
@@ -54,8 +53,6 @@ from appliance.oncrpc.transport import NETIDS, NETIDS6, Buffer, Endpoint, Stream
 from appliance.rpcbind.service import Rpcbind
 from appliance.trace import Counters, log
 from appliance.vfs.errors import VfsError
-from appliance.vfs.interface import FileSystem
-from appliance.vfs.memory import MemoryFileSystem
 from appliance.vfs.tree import Tree
 
 if TYPE_CHECKING:
@@ -87,19 +84,6 @@ class StopError(MachineError):
 
 
 @dataclass(frozen=True, slots=True)
-class MountSpec:
-    """Something to serve, and where: kind is image, directory or memory."""
-
-    kind: str
-    source: str
-    path: str
-    read_only: bool
-    partition: int | None
-    overlay: str | None = None
-    """Where changes go, if not into the image: a file, or "" for memory."""
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that the user decides."""
 
@@ -127,8 +111,13 @@ class Machine:
         self._journals: list[threading.Thread] = []  # these work until all is unmounted
         self._bodies: list[tuple[str, Callable[[], None]]] = []
         self._queues: list[ServiceQueue] = []
-        self._mounted: list[tuple[MountSpec, FileSystem]] = []
-        self._notes: list[str] = []
+        self._mounts = Mounts(
+            settings.mounts,
+            durability=settings.sync,
+            clock=self._clock,
+            random=self._random,
+            about_to_wait=self._about_to_wait,
+        )
         self._control: ControlServer | None = None
         self._stopping = False
         self._leader: Leader | None = None
@@ -181,58 +170,14 @@ class Machine:
         remarks = []
         if self._settings.exports_file is None:
             remarks.append("no --exports: / is exported to everybody, rw and no_root_squash")
-        for spec, filesystem in self._mounted:
-            remark = f"{spec.source} is served read-only"
-            if filesystem.read_only and not spec.read_only and not _begins(self._notes, remark):
-                remarks.append(remark)
         remarks += [f"frames are harmed on purpose: {f.text}" for f in self._settings.faults]
-        return remarks + self._notes
+        return remarks + self._mounts.remarks()
 
     def _mount_all(self) -> Tree:
         try:
-            for spec in self._settings.mounts:
-                self._mounted.append((spec, self._open(spec)))
-            return Tree.of([(spec.path, made) for spec, made in self._mounted], self._clock)
-        except (StartError, VfsError, ImageError, ConfigError) as error:
-            for _, filesystem in self._mounted:
-                with suppress(VfsError):
-                    filesystem.close()
-            why = error.detail if isinstance(error, VfsError) else str(error)
-            raise StartError(why, getattr(error, "hint", "")) from None
-
-    def _open(self, spec: MountSpec) -> FileSystem:
-        """The file system of one --image, --directory or --memory. What is not used is not even
-        imported: users start a server for every test."""
-        match spec.kind:
-            case "image":
-                from appliance.fsimage.image import open_image
-
-                return open_image(
-                    spec.source,
-                    partition=spec.partition,
-                    read_only=spec.read_only,
-                    overlay=spec.overlay,
-                    durability=self._settings.sync,
-                    clock=self._clock,
-                    about_to_wait=self._about_to_wait,
-                    note=self._notes.append,
-                )
-            case "directory":
-                from appliance.vfs.hostdir import HostDirectory
-
-                try:
-                    return HostDirectory(
-                        spec.source, read_only=spec.read_only, about_to_wait=self._about_to_wait
-                    )
-                except VfsError as error:
-                    raise StartError(f"{spec.source}: {error.detail}") from None
-            case _:
-                return MemoryFileSystem(
-                    parse_size(spec.source),
-                    fsid=zlib.crc32(spec.path.encode()) | 1 << 32,
-                    clock=self._clock,
-                    random=self._random,
-                )
+            return self._mounts.mount()
+        except MountError as error:
+            raise StartError(str(error), error.hint) from None
 
     def _about_to_wait(self) -> None:
         if self._leader is not None:  # at the start nobody is kept waiting
@@ -255,7 +200,7 @@ class Machine:
             return None
         from appliance.control import ControlError, ControlServer, SnapshotVerbs
 
-        mounts = {spec.path: filesystem for spec, filesystem in self._mounted}
+        mounts = {spec.path: filesystem for spec, filesystem in self._mounts.opened}
         snapshots = SnapshotVerbs(mounts, self._rolled_back)
         try:
             return ControlServer(self._settings.control, snapshots.verbs)
@@ -552,20 +497,6 @@ def name_this_thread(name: str) -> None:
     """As `ps -T` shows it. (Python itself names threads only from 3.14 on.)"""
     with suppress(OSError):
         Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name)
-
-
-def _begins(notes: Sequence[str], words: str) -> bool:
-    """Whether one of the notes says that, and more."""
-    return any(note.startswith(words) for note in notes)
-
-
-def parse_size(text: str) -> int:
-    """64M, 2G, ...: bytes."""
-    unit = "KMGT".find(text[-1:].upper()) + 1 if text else 0
-    number = text[:-1] if unit else text
-    if not number.isdecimal() or not int(number):
-        raise ConfigError(f"{text!r} is not a size", "for example 64M or 2G")
-    return int(number) << 10 * unit
 
 
 def log_problems(problems: Sequence[Problem]) -> None:

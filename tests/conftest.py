@@ -72,6 +72,10 @@ def own_log() -> Iterator[None]:
 TURNS: Final = Turns(TOP / "Makefile", TOP / "pyproject.toml")
 
 
+def pytest_unconfigure() -> None:
+    TURNS.close()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
     TURNS.enter(alone=runs_alone(item))

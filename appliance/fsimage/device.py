@@ -138,6 +138,14 @@ class FileDevice:
             os.close(self._fd)
             raise
 
+    def again(self, path: str, *, read_only: bool) -> FileDevice:
+        """The same file once more, for another part of it, in the lock of this one; both names
+        lead to it. The lock ends when both are closed."""
+        assert read_only or not self.read_only
+        return FileDevice(
+            path, read_only=read_only, about_to_wait=self._about_to_wait, fd=os.dup(self._fd)
+        )
+
     def _open(self) -> int:
         try:
             flags = os.O_RDONLY if self.read_only else os.O_RDWR

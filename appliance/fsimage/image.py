@@ -41,11 +41,13 @@ def open_image(
     clock: Clock | None = None,
     about_to_wait: AboutToWait = waits_for_nobody,
     note: Note = unheard,
+    disk: FileDevice | None = None,
 ) -> FileSystem:
     """The file system in an image, or in one partition of it. The image is from now on locked
     against other writers, and if it is to be written to, against readers.
 
     `overlay`: the image is only read; changes go to this file, or into memory (IN_MEMORY).
+    `disk`: the file, if it is open already because more than one partition of it is served.
     `note` is told what the user may not expect. ImageError: it cannot be served.
     """
     device = open_device(
@@ -55,6 +57,7 @@ def open_image(
         durability=durability,
         about_to_wait=about_to_wait,
         note=note,
+        disk=disk,
     )
     try:
         part, name = part_of(device, file, partition)
@@ -85,11 +88,14 @@ def open_device(
     durability: Durability = Durability.FULL,
     about_to_wait: AboutToWait = waits_for_nobody,
     note: Note = unheard,
+    disk: FileDevice | None = None,
 ) -> BlockDevice:
     """The bytes of an image, decompressed if need be, and below an overlay if one is named."""
-    from_file = FileDevice(
-        file, read_only=read_only or overlay is not None, about_to_wait=about_to_wait
-    )
+    read_only_file = read_only or overlay is not None
+    if disk is None:
+        from_file = FileDevice(file, read_only=read_only_file, about_to_wait=about_to_wait)
+    else:
+        from_file = disk.again(file, read_only=read_only_file)
     base = _decompressed(from_file, about_to_wait)
     if base is not from_file and overlay is None and not read_only:
         note(

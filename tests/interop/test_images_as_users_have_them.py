@@ -91,6 +91,40 @@ def test_changes_in_memory_are_gone(appliance: StartAppliance, image: Path, tmp_
     assert "gone" not in names(server)
 
 
+def test_two_partitions_of_a_disk_are_one_tree(
+    appliance: StartAppliance, image: Path, tmp_path: Path
+) -> None:
+    """Both written, with one killed server between them and e2fsck."""
+    disk, at = tmp_path / "disk.img", {1: 1 << 20, 2: 80 << 20}
+    size = image.stat().st_size
+    run("truncate", "-s", "160M", disk)
+    table = "".join(f"start={start >> 9}, size={size >> 9}\n" for start in at.values())
+    subprocess.run(["sfdisk", "-q", disk], input=f"label: dos\n{table}", text=True, check=True)
+    for offset in at.values():
+        run("tune2fs", "-f", "-U", "random", image)
+        write_part(image, disk, offset)
+    server = appliance("--image", f"{disk},partition=2", "--image", f"{disk}@/sub,partition=1")
+    put(server, tmp_path, "new", "in the second\n")
+    server.kill()
+    server.start()
+    put(server, tmp_path, "sub/new", "in the first\n")
+    server.stop()
+    for number, words in ((1, "in the first\n"), (2, "in the second\n")):
+        read_part(disk, at[number], size, tmp_path / "part")
+        run("e2fsck", "-fn", tmp_path / "part")
+        assert run("debugfs", "-R", "cat /new", tmp_path / "part").endswith(words)
+
+
+def write_part(part: Path, disk: Path, offset: int) -> None:
+    to = [f"of={disk}", "bs=1M", f"seek={offset >> 20}", "conv=notrunc,sparse"]
+    run("dd", f"if={part}", *to, "status=none")
+
+
+def read_part(disk: Path, offset: int, size: int, part: Path) -> None:
+    run("dd", f"if={disk}", f"of={part}", "bs=1M", f"skip={offset >> 20}", "status=none")
+    run("truncate", "-s", str(size), part)
+
+
 def test_a_compressed_image_is_served(
     appliance: StartAppliance, image: Path, tmp_path: Path
 ) -> None:

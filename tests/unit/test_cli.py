@@ -17,7 +17,8 @@ from appliance.cli import main, notify, parse_mount, parser, settings_of
 from appliance.fsimage.device import FileDevice
 from appliance.fsimage.durability import Durability
 from appliance.fsimage.overlays import open_overlay
-from appliance.machine import Machine, MountSpec
+from appliance.machine import Machine
+from appliance.mounts import MountSpec
 from appliance.netstack.link.capture import CaptureSpec
 from appliance.words import UsageError
 
@@ -149,7 +150,12 @@ def test_images_that_are_mounted_twice(tmp_path: Path, capsys: pytest.CaptureFix
     assert served(f"{image},overlay={tmp_path}/new", f"x@/b,overlay={tmp_path}/./new") == 2
     assert not (tmp_path / "new").exists()
     capsys.readouterr()
+    assert served(f"{image},partition=1", f"{other}@/b,partition=1,ro") == 2
+    assert served(f"{image},partition=1", f"{other}@/b,partition=2,overlay") == 2
+    assert served(f"{image},partition=1", f"{other}@/b") == 2
+    assert capsys.readouterr().err.count("named twice") == 3
     assert served(f"{image},ro", f"{other}@/b,overlay") == 1
+    assert served(f"{image},partition=1", f"{other}@/b,partition=2") == 1
     assert "named twice" not in capsys.readouterr().err
 
 

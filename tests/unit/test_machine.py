@@ -7,7 +7,8 @@ import pytest
 from appliance.clock import MILLISECOND, SECOND, Instant, SystemClock
 from appliance.ifconf import ConfigError
 from appliance.limits import LINK_BURST_FRAMES
-from appliance.machine import StartError, parse_size
+from appliance.machine import StartError
+from appliance.mounts import parse_size
 from appliance.netstack.driver import FaultyDriver, StackDriver
 from appliance.netstack.link.fault import FaultLink, parse_fault
 from appliance.netstack.wire.arp import announcement

@@ -16,7 +16,7 @@ from appliance import cli
 from appliance.clock import MILLISECOND, SECOND, SystemClock
 from appliance.ifconf import interface_config
 from appliance.limits import STOP_GRACE
-from appliance.machine import Machine, MountSpec, Settings, StopError
+from appliance.machine import Machine, Settings, StopError
 from appliance.netstack.stack import HostConfig, Stack
 from appliance.netstack.tcp.connection import Connection
 from appliance.nfsd.v3.protocol import GETATTR3args, SETATTR3args, nfsstat3, sattr3
@@ -24,7 +24,7 @@ from appliance.oncrpc.record import RecordReader, mark
 from appliance.trace import Counters
 from appliance.vfs import handles
 from appliance.vfs.errors import Code, VfsError
-from appliance.vfs.interface import FileSystem
+from appliance.vfs.tree import Tree
 from tests.sim.nfs_client import NfsClient, Refused
 from tests.sim.pipe import PipeEnd, pipe
 from tests.sim.rpc_client import Reply, RpcClient
@@ -41,14 +41,12 @@ class PipedMachine(Machine):
     def __init__(self, *filesystems: TicketFileSystem, threads: int = 4) -> None:
         self.filesystems = filesystems
         self.ours, self.theirs = pipe()
-        mounts = tuple(
-            MountSpec("test", str(at), f"/{at}", False, None) for at in range(len(filesystems))
-        )
         interface = interface_config(ip="10.0.0.5")
-        super().__init__(Settings(interface, None, False, mounts, None, threads, None))
+        super().__init__(Settings(interface, None, False, (), None, threads, None))
 
-    def _open(self, spec: MountSpec) -> FileSystem:
-        return self.filesystems[int(spec.source)]
+    def _mount_all(self) -> Tree:
+        mounts = [(f"/{at}", filesystem) for at, filesystem in enumerate(self.filesystems)]
+        return Tree.of(mounts, self._clock)
 
     def _open_link(self) -> PipeEnd:
         return self.ours
