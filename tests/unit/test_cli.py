@@ -308,3 +308,19 @@ def test_a_start_that_fails_leaves_the_signals_as_they_were() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     assert main(["--ip", "10.0.0.5", "--image", "/nonexistent/fs.img"]) == 1
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+def test_ctrl_c_while_it_is_imported_is_no_traceback() -> None:
+    script = """
+import runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == "appliance.fsimage":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("appliance", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
