@@ -158,11 +158,12 @@ def may_unlink(credential: Credential, directory: Attributes, entry: Attributes)
     return not directory.mode & STICKY or owns(credential, entry) or credential.uid == directory.uid
 
 
-def without_set_id(mode: int) -> int:
+def without_set_id(mode: int, *, in_group: bool) -> int:
     """`mode` after a change of owner or content: it must not run with its owner's rights any more.
 
-    Set-group-id without group execution is left alone: it marks mandatory locking, not a program.
+    Set-group-id without group execution is left alone if who changes it is in the file's group: it
+    marks mandatory locking, not a program.
     """
-    if mode & GROUP_EXECUTE:
+    if mode & GROUP_EXECUTE or not in_group:
         mode &= ~SET_GID
     return mode & ~SET_UID

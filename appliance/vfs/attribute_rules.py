@@ -2,7 +2,8 @@
 
 The rules are those of chmod(2), chown(2), truncate(2) and utimensat(2) as Linux keeps them:
 
-    mode     the owner; set-group-id is lost where the owner is not in the file's group
+    mode     the owner; set-group-id is lost where the owner is not in the file's group; that of a
+             symbolic link stays
     uid      the superuser; the owner may "change" it to what it is
     gid      the superuser; the owner, to a group that he is in
     size     who may write; the owner may whatever the mode says (he may have the file open)
@@ -40,28 +41,39 @@ def permitted_changes(
     changes."""
     if changes == _NOTHING:
         return changes
+    _check_size(before, changes)
     if before.flags:
         _check_flags(before, changes)
+    changes = _heard(before, changes)
+    _check_acls(before, changes)
     _check_owner(credential, before, changes)
     _check_ownership(credential, before, changes)
-    _check_size(before, changes)
-    _check_acls(before, changes)
     _check_writer(credential, before, changes)
     mode = _mode_after(credential, before, changes)
     return replace(
         changes,
         mode=mode,
         acl=_acl_after(before, changes, mode),
+        default_acl=_unless_gone(changes.default_acl, before.default_acl),
         atime_ns=now_ns if changes.atime_ns is SetTime.NOW else changes.atime_ns,
         mtime_ns=now_ns if changes.mtime_ns is SetTime.NOW else changes.mtime_ns,
     )
 
 
+def _heard(before: Attributes, changes: SetAttributes) -> SetAttributes:
+    """`changes` without what is nothing to such a node: the mode of a symbolic link, which nobody
+    asks for, and the end of a default list where there can be none."""
+    if before.type is FileType.SYMLINK:
+        return replace(changes, mode=None) if changes.mode is not None else changes
+    if changes.default_acl is SetAcl.NONE and before.type is not FileType.DIRECTORY:
+        return replace(changes, default_acl=None)
+    return changes
+
+
 def _check_flags(before: Attributes, changes: SetAttributes) -> None:
     access.check_not_immutable(before)
     gives_away = changes.uid is not None or changes.gid is not None
-    truncates = changes.size is not None and changes.size < before.size
-    if gives_away or truncates or _is_for_the_owner(changes):
+    if gives_away or _is_for_the_owner(changes):
         access.check_not_fixed(before)
 
 
@@ -110,10 +122,11 @@ def _check_writer(credential: Credential, before: Attributes, changes: SetAttrib
         or changes.atime_ns is SetTime.NOW
         or changes.mtime_ns is SetTime.NOW
     )
-    if not writes or access.owns(credential, before):
-        return
-    if not access.permits(credential, before, access.WRITE):
+    owner = access.owns(credential, before)
+    if writes and not owner and not access.permits(credential, before, access.WRITE):
         raise VfsError(Code.ACCES)
+    if changes.size is not None and changes.size < before.size:
+        access.check_not_fixed(before)
 
 
 def _mode_after(credential: Credential, before: Attributes, changes: SetAttributes) -> int | None:
@@ -128,10 +141,10 @@ def _mode_after(credential: Credential, before: Attributes, changes: SetAttribut
         if not privileged and not credential.in_group(gid):
             mode &= ~access.SET_GID
     gives_away = changes.uid is not None or changes.gid is not None
-    if gives_away and not is_directory:
-        mode = access.without_set_id(mode)
-    if changes.size is not None and not privileged:
-        mode = access.without_set_id(mode)
+    rewrites = changes.size is not None and not privileged
+    if (gives_away and not is_directory) or rewrites:
+        in_group = privileged or credential.in_group(before.gid)
+        mode = access.without_set_id(mode, in_group=in_group or changes.mode is not None)
     return None if changes.mode is None and mode == before.mode else mode
 
 
@@ -143,4 +156,9 @@ def _acl_after(before: Attributes, changes: SetAttributes, mode: int | None) -> 
     if acl is None and mode is not None and before.acl is not None:
         changed = before.acl.with_mode(mode)
         return None if changed == before.acl else changed
-    return acl
+    return _unless_gone(acl, before.acl)
+
+
+def _unless_gone(wish: Acl | SetAcl | None, now: Acl | None) -> Acl | SetAcl | None:
+    """`wish`; to take away a list that there is not is no change."""
+    return None if wish is SetAcl.NONE and now is None else wish

@@ -49,6 +49,10 @@ VERIFIER_BYTES: Final = 8
 _DIRECTORY: Final = FileType.DIRECTORY
 _REGULAR: Final = FileType.REGULAR
 _STORED: Final = (_REGULAR, _DIRECTORY, FileType.SYMLINK)
+_DEVICES: Final = (FileType.CHARACTER_DEVICE, FileType.BLOCK_DEVICE)
+_WHITEOUT: Final = (FileType.CHARACTER_DEVICE, (0, 0))
+"""No device, but a mark of overlay file systems, which anybody may make."""
+
 _DOTS: Final = (b".", b"..")
 _SET_ID: Final = access.SET_UID | access.SET_GID
 _NO_WISHES: Final = SetAttributes()
@@ -134,7 +138,7 @@ class User:
         """Make a regular file; if there is something, that, and a regular file gets the size that
         was wished (its other attributes are not touched)."""
         with directory.filesystem.lock:
-            found = self._find(directory, name)
+            found = self._find_for_file(directory, name)
             if found is None:
                 return self._make(directory, name, _REGULAR, FILE_MODE, wishes)
             if wishes.size is not None and found.attributes().type is _REGULAR:
@@ -147,7 +151,7 @@ class User:
         assert len(verifier) == VERIFIER_BYTES
         atime_ns, mtime_ns = _times_of_verifier(verifier)
         with directory.filesystem.lock:
-            found = self._find(directory, name)
+            found = self._find_for_file(directory, name)
             if found is None:
                 wishes = SetAttributes(mode=0, atime_ns=atime_ns, mtime_ns=mtime_ns)
                 return self._make(directory, name, _REGULAR, FILE_MODE, wishes)
@@ -165,7 +169,8 @@ class User:
     def symlink(
         self, directory: Node, name: bytes, target: bytes, wishes: SetAttributes = _NO_WISHES
     ) -> Node:
-        """Make a symbolic link with this text. EXIST, NAMETOOLONG, INVAL."""
+        """Make a symbolic link with this text; nobody asks for its mode. EXIST, NAMETOOLONG,
+        INVAL."""
         if not target or b"\0" in target:
             raise VfsError(Code.INVAL, "text of a symbolic link")
         if len(target) > limits.SYMLINK_BYTES_MAX:
@@ -182,14 +187,10 @@ class User:
         wishes: SetAttributes = _NO_WISHES,
     ) -> Node:
         """Make a device (the superuser), FIFO or socket. EXIST, PERM, INVAL."""
-        match type:
-            case FileType.CHARACTER_DEVICE | FileType.BLOCK_DEVICE:
-                if not self.credential.is_superuser:
-                    raise VfsError(Code.PERM, "mknod")
-            case FileType.FIFO | FileType.SOCKET:
-                rdev = (0, 0)
-            case _:
-                raise VfsError(Code.INVAL, "mknod")
+        if type in _STORED:
+            raise VfsError(Code.INVAL, "mknod")
+        if type not in _DEVICES:
+            rdev = (0, 0)
         with directory.filesystem.lock:
             return self._make(directory, name, type, FILE_MODE, wishes, rdev=rdev)
 
@@ -209,9 +210,10 @@ class User:
 
     def remove(self, directory: Node, name: bytes) -> None:
         """Take away a name of something that is not a directory. NOENT, ISDIR."""
-        if name in _DOTS:
-            raise VfsError(Code.ISDIR)
         with directory.filesystem.lock:
+            if name in _DOTS:
+                self._directory(directory, EXECUTE)
+                raise VfsError(Code.ISDIR)
             entry = self._old_name(directory, name)
             if entry.attributes().type is _DIRECTORY:
                 raise VfsError(Code.ISDIR)
@@ -220,9 +222,10 @@ class User:
     def rmdir(self, directory: Node, name: bytes) -> None:
         """Remove an empty directory. NOENT, NOTDIR, NOTEMPTY, ACCES (a mount point); "." and ".."
         are INVAL and EXIST, as RFC 1813 has it."""
-        if name in _DOTS:
-            raise VfsError(Code.INVAL if name == b"." else Code.EXIST)
         with directory.filesystem.lock:
+            if name in _DOTS:
+                self._directory(directory, EXECUTE)
+                raise VfsError(Code.INVAL if name == b"." else Code.EXIST)
             entry = self._old_name(directory, name)
             if entry.attributes().type is not _DIRECTORY:
                 raise VfsError(Code.NOTDIR)
@@ -237,12 +240,12 @@ class User:
         INVAL: into itself or below; ISDIR: something else over a directory; NOTDIR: a directory
         over something else; NOTEMPTY; XDEV. Between two names of one node: nothing happens.
         """
+        self._directory(directory, EXECUTE)
+        self._directory(target_directory, EXECUTE)
+        if directory.filesystem is not target_directory.filesystem:
+            raise VfsError(Code.XDEV)
         if name in _DOTS or target_name in _DOTS:
             raise VfsError(Code.INVAL)
-        if directory.filesystem is not target_directory.filesystem:
-            self._directory(directory, EXECUTE)
-            self._directory(target_directory, EXECUTE)
-            raise VfsError(Code.XDEV)
         with directory.filesystem.lock:
             moved = self._existing(directory, name)
             replaced = self._find(target_directory, target_name)
@@ -257,8 +260,10 @@ class User:
         """The rules of rename once both names have been looked up."""
         is_directory = moved.attributes().type is _DIRECTORY
         elsewhere = not same_node(directory, target_directory)
-        if is_directory and elsewhere and _is_at_or_above(moved, target_directory):
+        if elsewhere and _is_at_or_above(moved, target_directory):
             raise VfsError(Code.INVAL, "into itself")
+        if elsewhere and replaced is not None and _is_at_or_above(replaced, directory):
+            raise VfsError(Code.NOTEMPTY, "over what it is in")
         self._may_unlink(self._directory(directory, WRITE | EXECUTE), moved)
         its = self._directory(target_directory, WRITE | EXECUTE)
         if replaced is not None:
@@ -311,7 +316,8 @@ class User:
         filesystem = node.filesystem
         with filesystem.lock:
             before = node.attributes()
-            self._writable(filesystem)
+            if changes.size is None or before.type is _REGULAR:  # what has none is told so first
+                self._writable(filesystem)
             if (changes.size or 0) > filesystem.limits.file_bytes_max:
                 raise VfsError(Code.FBIG)
             if (changes.acl or changes.default_acl) and not filesystem.limits.acls:
@@ -361,10 +367,12 @@ class User:
             raise VfsError(Code.ISDIR if its.type is _DIRECTORY else Code.INVAL, "not a file")
         self._writable(node.filesystem)
         if its.flags:
-            access.check_not_fixed(its)
+            access.check_not_immutable(its)
         credential = self.credential
         if credential.uid != its.uid and not access.permits(credential, its, WRITE):
             raise VfsError(Code.ACCES)
+        if its.flags:
+            access.check_not_fixed(its)
         return its
 
     def _find(self, directory: Node, name: bytes) -> Node | None:
@@ -379,6 +387,13 @@ class User:
             if error.code is Code.NOENT:
                 return None
             raise
+
+    def _find_for_file(self, directory: Node, name: bytes) -> Node | None:
+        """What has the name of a file that shall be there. EXIST: it can never be a file's."""
+        found = self._find(directory, name)
+        if name in _DOTS:
+            raise VfsError(Code.EXIST)
+        return found
 
     def _new_name(self, directory: Node, name: bytes) -> Attributes:
         """The rules for a name that shall come into being; the attributes of the directory."""
@@ -396,8 +411,8 @@ class User:
     def _existing(self, directory: Node, name: bytes) -> Node:
         """What has this name, before it is changed."""
         self._directory(directory, EXECUTE)
-        check_name(directory.filesystem, name)
         self._writable(directory.filesystem)
+        check_name(directory.filesystem, name)
         return directory.lookup(name)
 
     def _may_unlink(self, directory: Attributes, entry: Node) -> None:
@@ -420,11 +435,15 @@ class User:
         rdev: tuple[int, int] = (0, 0),
     ) -> Node:
         its = self._new_name(directory, name)
+        if type in _DEVICES and (type, rdev) != _WHITEOUT and not self.credential.is_superuser:
+            raise VfsError(Code.PERM, "mknod")
         if type is _DIRECTORY:
             _room_for_a_directory(directory, its)
         if (wishes.size or 0) > directory.filesystem.limits.file_bytes_max:
             raise VfsError(Code.FBIG)
-        mode = default_mode if wishes.mode is None else wishes.mode & 0o7777
+        mode = default_mode
+        if wishes.mode is not None and type is not FileType.SYMLINK:
+            mode = wishes.mode & 0o7777
         uid, gid, mode = self._ownership(its, type, mode, wishes)
         new = NewNode(type, mode, uid, gid, rdev, target)
         if its.default_acl is not None:
@@ -448,7 +467,11 @@ class User:
             gid = directory.gid
             if type is _DIRECTORY:
                 mode |= access.SET_GID
-            elif not credential.is_superuser and not credential.in_group(gid):
+            elif (
+                mode & access.GROUP_EXECUTE
+                and not credential.is_superuser
+                and not credential.in_group(gid)
+            ):
                 mode &= ~access.SET_GID
         if credential.is_superuser:
             uid = uid if wishes.uid is None else wishes.uid
@@ -460,8 +483,9 @@ class User:
 
     def _take_set_id(self, node: Node) -> None:
         with node.filesystem.lock:
-            mode = node.attributes().mode
-            kept = access.without_set_id(mode)
+            its = node.attributes()
+            mode, in_group = its.mode, self.credential.in_group(its.gid)
+            kept = access.without_set_id(mode, in_group=in_group)
             if kept != mode:
                 node.set_attributes(SetAttributes(mode=kept))
 
@@ -502,10 +526,12 @@ def _inherit(new: NewNode, default: Acl) -> None:
     new.default_acl = default if new.type is _DIRECTORY else None
 
 
-def _is_at_or_above(directory: Node, below: Node) -> bool:
-    """Whether `below` is `directory` or somewhere under it."""
+def _is_at_or_above(node: Node, below: Node) -> bool:
+    """Whether the directory `below` is `node` or somewhere under it."""
+    if node.attributes().type is not _DIRECTORY:
+        return False
     for _ in range(limits.DIRECTORY_DEPTH_MAX):
-        if same_node(directory, below):
+        if same_node(node, below):
             return True
         above = below.parent()
         if same_node(above, below):

@@ -200,17 +200,18 @@ class Naive:
         self, who: Credential, directory: Token, name: bytes, target: Token, target_name: bytes
     ) -> None:
         source, to = self._live(directory), self._live(target)
+        self._names(directory)
+        names = self._names(target)
         thing = self.lookup(who, directory, name)
-        there = self._names(target).get(target_name)
+        there = names.get(target_name)
         if there is thing:
             return
         is_directory = thing.type is FileType.DIRECTORY
-        above: _Thing | None = to
-        while is_directory and above is not None:
-            if above is thing:
-                raise VfsError(Code.INVAL)
-            above = above.parent
+        if is_directory and _is_at_or_above(thing, to):
+            raise VfsError(Code.INVAL)
         if there is not None:
+            if _is_at_or_above(there, source):
+                raise VfsError(Code.NOTEMPTY)
             if (there.type is FileType.DIRECTORY) != is_directory:
                 raise VfsError(Code.NOTDIR if is_directory else Code.ISDIR)
             if is_directory:
@@ -246,7 +247,7 @@ class Naive:
             data = self._file(node).data
             del data[changes.size :]
             data.extend(bytes(changes.size - len(data)))
-        if changes.mode is not None:
+        if changes.mode is not None and thing.type is not FileType.SYMLINK:
             thing.mode = changes.mode
 
     def shape(self, node: Token) -> Shape:
@@ -255,3 +256,9 @@ class Naive:
 
     def names(self, directory: Token) -> list[bytes]:
         return sorted(self._names(directory))
+
+
+def _is_at_or_above(thing: _Thing, below: _Thing | None) -> bool:
+    while below is not None and below is not thing:
+        below = below.parent
+    return below is thing

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from appliance.vfs import access
 from appliance.vfs.access import NOBODY, Credential, SquashRules, rights, squash
 from appliance.vfs.attribute_rules import permitted_changes
 from appliance.vfs.errors import Code
-from appliance.vfs.interface import Attributes, FileType, SetAttributes, SetTime
+from appliance.vfs.interface import (
+    APPEND_ONLY,
+    IMMUTABLE,
+    Attributes,
+    FileType,
+    SetAttributes,
+    SetTime,
+)
 from tests.unit.vfs.tools import ALICE, BOB, CAROL, ROOT, refused
 
 R, W, X = access.READ, access.WRITE, access.EXECUTE
@@ -127,6 +136,8 @@ def test_changes_that_are_refused(
         (ROOT, 0o6755, SetAttributes(uid=1), SetAttributes(uid=1, mode=0o755)),
         (ALICE, 0o6755, SetAttributes(gid=100), SetAttributes(gid=100, mode=0o755)),
         (ALICE, 0o6744, SetAttributes(gid=100), SetAttributes(gid=100, mode=0o2744)),
+        (BOB, 0o6766, SetAttributes(size=1), SetAttributes(size=1, mode=0o2766)),
+        (CAROL, 0o6766, SetAttributes(size=1), SetAttributes(size=1, mode=0o766)),
         (BOB, 0o6777, SetAttributes(size=1), SetAttributes(size=1, mode=0o777)),
         (ROOT, 0o6777, SetAttributes(size=1), SetAttributes(size=1)),
         (ALICE, 0o644, SetAttributes(mode=0o2755), SetAttributes(mode=0o2755)),
@@ -145,6 +156,14 @@ def test_a_stranger_to_the_group_cannot_set_its_id() -> None:
     assert permitted_changes(ROOT, before, asked, NOW).mode == 0o6755
 
 
+def test_a_stranger_to_the_group_takes_its_id_from_what_nobody_executes() -> None:
+    before = attributes(0o2644, gid=999)
+    assert permitted_changes(ALICE, before, SetAttributes(gid=50), NOW).mode == 0o644
+    assert permitted_changes(ROOT, before, SetAttributes(gid=50), NOW).mode is None
+    both = SetAttributes(gid=50, mode=0o2644)
+    assert permitted_changes(ALICE, before, both, NOW).mode == 0o2644  # he is in the new one
+
+
 def test_directories_keep_their_bits_when_they_are_given_away() -> None:
     before = attributes(0o2775, FileType.DIRECTORY)
     assert permitted_changes(ROOT, before, SetAttributes(uid=1), NOW).mode is None
@@ -158,3 +177,24 @@ def test_only_files_have_a_size_to_set(type: FileType, code: Code) -> None:
     refused(
         code, lambda: permitted_changes(ROOT, attributes(0o777, type), SetAttributes(size=0), NOW)
     )
+    fixed = replace(attributes(0o777, type), flags=IMMUTABLE)
+    refused(code, lambda: permitted_changes(BOB, fixed, SetAttributes(size=0), NOW))
+
+
+def test_the_mode_of_a_symbolic_link_stays() -> None:
+    link = attributes(0o777, FileType.SYMLINK)
+    asked = SetAttributes(mode=0o600, mtime_ns=5)
+    assert permitted_changes(ALICE, link, asked, NOW) == SetAttributes(mtime_ns=5)
+    assert permitted_changes(BOB, link, SetAttributes(mode=0o600), NOW) == SetAttributes()
+
+
+def test_who_may_not_write_is_told_so_before_what_nobody_may() -> None:
+    """Of what is append-only; what is immutable is so for everybody first."""
+    shorter = SetAttributes(size=0)
+    appended = replace(attributes(0o644), flags=APPEND_ONLY)
+    refused(Code.ACCES, lambda: permitted_changes(BOB, appended, shorter, NOW))
+    refused(Code.PERM, lambda: permitted_changes(ALICE, appended, shorter, NOW))
+    longer = SetAttributes(size=11)
+    assert permitted_changes(ALICE, appended, longer, NOW) == longer
+    immutable = replace(attributes(0o644), flags=IMMUTABLE)
+    refused(Code.PERM, lambda: permitted_changes(BOB, immutable, shorter, NOW))

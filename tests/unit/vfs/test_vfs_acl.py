@@ -180,6 +180,9 @@ def test_only_the_owner_changes_a_list(filesystem: MemoryFileSystem) -> None:
     assert (top.attributes().acl, top.attributes().default_acl) == (TEAM, TEAM)
     user(ALICE).set_attributes(top, SetAttributes(default_acl=SetAcl.NONE))
     assert (top.attributes().acl, top.attributes().default_acl) == (TEAM, None)
+    before = top.attributes()
+    user(ALICE).set_attributes(top, SetAttributes(default_acl=SetAcl.NONE))
+    assert top.attributes() is before  # there was none
 
 
 def test_what_cannot_have_a_list(filesystem: MemoryFileSystem) -> None:
@@ -187,7 +190,9 @@ def test_what_cannot_have_a_list(filesystem: MemoryFileSystem) -> None:
     file = user(ALICE).create(filesystem.root(), b"file")
     refused(Code.NOTSUPP, lambda: user(ALICE).set_attributes(link, SetAttributes(acl=TEAM)))
     refused(Code.ACCES, lambda: user(ALICE).set_attributes(file, SetAttributes(default_acl=TEAM)))
-    user(ALICE).set_attributes(file, SetAttributes(default_acl=SetAcl.NONE))
+    refused(Code.ACCES, lambda: user(BOB).set_attributes(file, SetAttributes(default_acl=TEAM)))
+    for somebody in (ALICE, BOB):
+        user(somebody).set_attributes(file, SetAttributes(default_acl=SetAcl.NONE))
     filesystem.limits = Limits()  # type: ignore[misc]
     refused(Code.NOTSUPP, lambda: user(ALICE).set_attributes(file, SetAttributes(acl=TEAM)))
 

@@ -179,6 +179,8 @@ def test_a_set_group_id_directory_passes_its_group_on() -> None:
     assert (file.gid, file.mode) == (CAROL.gid, 0o755)  # and nobody joins the group by it
     below = alice.mkdir(where, b"below", mode(0o755)).attributes()
     assert (below.gid, below.mode) == (CAROL.gid, 0o2755)
+    # Where the group does not execute, the bit is no program's (but a mandatory lock's).
+    assert alice.create(where, b"locked", mode(0o2645)).attributes().mode == 0o2645
 
 
 def test_times_and_size_are_set_at_once() -> None:
@@ -220,6 +222,16 @@ def test_devices_are_made_by_the_superuser(type: FileType) -> None:
     refused(Code.PERM, lambda: alice.mknod(where, b"dev", type, (8, 1)))
     made = root_user.mknod(where, b"dev", type, (8, 1)).attributes()
     assert (made.type, made.rdev) == (type, (8, 1))
+    refused(Code.EXIST, lambda: alice.mknod(where, b"dev", type, (8, 1)))
+    root_user.set_attributes(where, mode(0o755))
+    refused(Code.ACCES, lambda: alice.mknod(where, b"other", type, (8, 1)))
+
+
+def test_anybody_makes_a_whiteout() -> None:
+    where = top()
+    made = alice.mknod(where, b"gone", FileType.CHARACTER_DEVICE, (0, 0)).attributes()
+    assert (made.type, made.rdev) == (FileType.CHARACTER_DEVICE, (0, 0))
+    refused(Code.PERM, lambda: alice.mknod(where, b"b", FileType.BLOCK_DEVICE, (0, 0)))
 
 
 def test_mknod_makes_no_files() -> None:
@@ -232,6 +244,7 @@ def test_symbolic_links_hold_any_text_but_none() -> None:
     link = alice.symlink(where, b"link", b"../" * 1365)
     assert alice.readlink(link) == b"../" * 1365
     assert link.attributes().size == 4095
+    assert alice.symlink(where, b"plain", b"x", mode(0o640)).attributes().mode == 0o777
     refused(Code.INVAL, lambda: alice.symlink(where, b"l", b""))
     refused(Code.INVAL, lambda: alice.symlink(where, b"l", b"a\0b"))
     refused(Code.NAMETOOLONG, lambda: alice.symlink(where, b"l", b"x" * 4096))
@@ -301,6 +314,25 @@ def test_dots_are_not_removed() -> None:
         refused(Code.INVAL, lambda name=name: alice.rename(where, b"x", where, name))  # type: ignore[misc]
 
 
+def test_who_may_not_search_is_not_told_of_dots() -> None:
+    where = directory(top(), b"d", 0o644)
+    file = alice.create(top(), b"file")
+    for code, place in ((Code.ACCES, where), (Code.NOTDIR, file)):
+        refused(code, lambda place=place: bob.remove(place, b"."))  # type: ignore[misc]
+        refused(code, lambda place=place: bob.rmdir(place, b".."))  # type: ignore[misc]
+        refused(code, lambda place=place: bob.rename(place, b".", place, b"x"))  # type: ignore[misc]
+
+
+def test_dots_are_no_files() -> None:
+    where = alice.mkdir(top(), b"d")
+    for name in (b".", b".."):
+        refused(Code.EXIST, lambda name=name: alice.create_unchecked(where, name))  # type: ignore[misc]
+        refused(
+            Code.EXIST,
+            lambda name=name: alice.create_exclusive(where, name, bytes(8)),  # type: ignore[misc]
+        )
+
+
 def test_removing_needs_write_permission_on_the_directory_only() -> None:
     where = directory(top(), b"d", 0o777, owner=BOB)
     root_user.create(where, b"file", mode(0o000))
@@ -363,6 +395,10 @@ def test_a_directory_does_not_move_into_itself() -> None:
     refused(Code.INVAL, lambda: alice.rename(where, b"outer", outer, b"x"))
     refused(Code.INVAL, lambda: alice.rename(where, b"outer", inner, b"x"))
     refused(Code.NOTEMPTY, lambda: alice.rename(outer, b"inner", where, b"outer"))
+    alice.create(inner, b"file")
+    refused(Code.NOTEMPTY, lambda: alice.rename(inner, b"file", where, b"outer"))
+    root_user.set_attributes(where, mode(0o755))
+    refused(Code.NOTEMPTY, lambda: alice.rename(inner, b"file", where, b"outer"))
     alice.rename(where, b"outer", where, b"outer")
 
 
@@ -382,6 +418,12 @@ def test_moving_a_directory_needs_write_permission_on_it() -> None:
     directory(where, b"bobs", 0o755, owner=BOB)
     refused(Code.ACCES, lambda: alice.rename(where, b"bobs", target, b"x"))
     alice.rename(where, b"bobs", where, b"renamed")
+
+
+def test_both_directories_are_searched_before_names_are_looked_up() -> None:
+    where = top()
+    closed = directory(where, b"closed", 0o600)
+    refused(Code.ACCES, lambda: bob.rename(where, b"missing", closed, b"x"))
 
 
 def test_names_of_one_node_are_not_renamed_into_each_other() -> None:
@@ -437,6 +479,11 @@ def test_writing_takes_set_id_away() -> None:
     assert file.attributes().mode == 0o6777
     bob.write(file, 0, [b"x"])
     assert file.attributes().mode == 0o777
+    alice.set_attributes(file, mode(0o2666))
+    alice.write(file, 0, [b"x"])
+    assert file.attributes().mode == 0o2666
+    bob.write(file, 0, [b"x"])  # who is not in the group
+    assert file.attributes().mode == 0o666
 
 
 def test_files_end_somewhere() -> None:
@@ -455,6 +502,8 @@ def test_read_only_is_shown_and_kept() -> None:
     refused(Code.ROFS, lambda: reader.write(file, 0, [b"x"]))
     refused(Code.ROFS, lambda: reader.set_attributes(file, mode(0o777)))
     refused(Code.ROFS, lambda: reader.sync(file))
+    refused(Code.ROFS, lambda: reader.remove(top(), b"n" * 256))
+    refused(Code.ISDIR, lambda: reader.set_attributes(top(), SetAttributes(size=0)))
 
 
 def test_a_device_can_be_written_where_nothing_else_can() -> None:
