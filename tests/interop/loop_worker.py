@@ -3,7 +3,9 @@
 Run in a mount namespace of its own (`run_worker` does that), so that nobody else sees the mount,
 and nothing stays behind: with the last process the mount goes, and with it its loop device.
 
-    python loop_worker.py OPTIONS IMAGE MOUNTPOINT ACTION [ARGUMENT]
+    python -m tests.interop.loop_worker OPTIONS IMAGE MOUNTPOINT ACTION ARGUMENT
+
+Other modules with actions of their own call `main` in the same way.
 """
 
 from __future__ import annotations
@@ -24,16 +26,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+TOP = Path(__file__).parents[2]
 FS_IOC_GETVERSION = 0x80087601
 
+Action = Callable[[str, str], Any]
+"""What is done in a mounted image: the path of the image, an argument; what it says."""
 
-def run_worker(image: Path, options: str, action: str, argument: str = "") -> Any:
+
+def run_worker(
+    image: Path,
+    options: str,
+    action: str,
+    argument: str = "",
+    *,
+    module: str = "tests.interop.loop_worker",
+) -> Any:
     """Mount `image` in a mount namespace, act there, and give back what the action says."""
     mountpoint = image.with_suffix(".mnt")
     mountpoint.mkdir(exist_ok=True)
-    command = ["unshare", "--mount", "--propagation", "private", sys.executable, __file__]
+    command = ["unshare", "--mount", "--propagation", "private", sys.executable]
     done = subprocess.run(
-        [*command, options, image, mountpoint, action, argument],
+        [*command, "-m", module, options, image, mountpoint, action, argument],
+        cwd=TOP,
         capture_output=True,
         text=True,
         timeout=300,
@@ -43,12 +57,12 @@ def run_worker(image: Path, options: str, action: str, argument: str = "") -> An
     return json.loads(done.stdout)
 
 
-def main() -> None:
+def main(actions: dict[str, Action]) -> None:
     options, image, mountpoint, action, argument = sys.argv[1:]
     subprocess.run(["mount", "-t", "ext4", "-o", f"loop,{options}", image, mountpoint], check=True)
     try:
         os.chdir(mountpoint)
-        result = ACTIONS[action](image, argument)
+        result = actions[action](image, argument)
         os.chdir("/")
     finally:
         subprocess.run(["umount", mountpoint], check=True)
@@ -373,7 +387,7 @@ ATTEMPTS: dict[str, Callable[[str, str], object]] = {
     "rename": lambda path, other: os.rename(path, other),
 }
 
-ACTIONS = {
+ACTIONS: dict[str, Action] = {
     "make_fixed": make_fixed,
     "attempt": attempt,
     "view": view,
@@ -384,4 +398,4 @@ ACTIONS = {
 }
 
 if __name__ == "__main__":
-    main()
+    main(ACTIONS)
