@@ -10,6 +10,7 @@
     snapshots.py       what a device offers that keeps earlier states
     overlay_format.py  a file of changed blocks               slot_map.py     which block is where
     overlay_file.py    a device above such a file             overlays.py     opened, and merged
+    merging.py         what a merge writes, in which order
     durability.py      what --sync promises
     ext4/              ext2, ext3 and ext4
 

@@ -38,6 +38,7 @@ from appliance.fsimage.overlay_format import (
     Base,
     Header,
     KeptMap,
+    MergeStage,
     bytes_of_slots,
     slots_of,
 )
@@ -118,6 +119,10 @@ class OverlayFile:
             first = number << self._bits
             yield first, min(self.size, end << self._bits) - first
             number = end
+
+    def has_changes(self, first: int, count: int) -> bool:
+        """Whether anything in this range was changed."""
+        return any(self._map.slots[first >> self._bits : (first + count - 1 >> self._bits) + 1])
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -224,6 +229,14 @@ class OverlayFile:
             self._map.still_dirty(pieces)
             raise
 
+    def hold(self, offset: int) -> None:
+        """Have the block with the byte at `offset` here, as if it were changed."""
+        with self._lock:
+            if not self.has_changes(offset, 1):
+                start = offset >> self._bits << self._bits
+                block = self.read(start, min(self._block_bytes, self.size - start))
+                self.write(start, [block])
+
     # --- durability -----------------------------------------------------------------------------
 
     def flush(self) -> None:
@@ -264,6 +277,12 @@ class OverlayFile:
         self._barrier()
         self._in_doubt = False
         self._header = header
+
+    def tell_stage(self, stage: MergeStage) -> None:
+        """Say durably how far a merge is, of an overlay that is durable before. It is written also
+        if it is said already, because a flush may have failed since."""
+        with self._nothing_moves() as header:
+            self._replace_header(header.next(stage=stage))
 
     def close(self) -> None:
         try:

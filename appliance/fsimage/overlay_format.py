@@ -24,6 +24,7 @@ import sys
 import zlib
 from array import array
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from struct import Struct
 from typing import Final
 
@@ -50,13 +51,26 @@ _DIGEST_BYTES: Final = 32
 
 _HEAD: Final = Struct("<8sIIQQQ32sIII")
 """Magic, version, log2 of block_bytes, sequence; size, modification time and digest of the image;
-whether it is being merged; the number of the present map, and of snapshots."""
+how far it is merged; the number of the present map, and of snapshots."""
 _SNAPSHOT: Final = Struct(f"<{image_limits.SNAPSHOT_NAME_BYTES_MAX}sIQQ")
 """Name, number of its map, when it was made, changed blocks."""
 _CHECKSUM: Final = Struct("<I")
 """CRC-32 of everything before it, in the last bytes of the header."""
 
 assert _HEAD.size + image_limits.SNAPSHOTS_MAX * _SNAPSHOT.size + _CHECKSUM.size <= HEADER_BYTES
+
+
+class MergeStage(IntEnum):
+    """How far an overlay is merged into its image (merging.py)."""
+
+    NOT_BEGUN = 0
+    UNMARKED = 1
+    """Blocks of the image are being changed, and its file systems, if it has any that are known
+    here, say nothing about it."""
+    MARKING = 2
+    """Nothing of the image is changed but for marks in its file systems."""
+    MARKED = 3
+    """Blocks are being changed. A file system that has no mark any more is finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +93,11 @@ class Base:
             status.st_mtime_ns if stat.S_ISREG(status.st_mode) else 0,
             hashlib.blake2b(start, digest_size=_DIGEST_BYTES).digest(),
         )
+
+    def owner(self, length: int) -> bytes:
+        """What the marks of a merge into this image say, in so many bytes."""
+        said = b"%d %d %s" % (self.size, self.modified_ns, self.digest)
+        return hashlib.blake2b(said, digest_size=length).digest()
 
     def difference(self, other: Base) -> str:
         """How `other`, what is there, differs from this one; "" if it does not."""
@@ -118,7 +137,7 @@ class Header:
     block_bits: int
     base: Base
     sequence: int = 0
-    merging: bool = False
+    stage: MergeStage = MergeStage.NOT_BEGUN
     present: int = 0
     snapshots: tuple[KeptMap, ...] = field(default=())
 
@@ -165,7 +184,7 @@ class Header:
         base = self.base
         raw = _HEAD.pack(
             MAGIC, VERSION, self.block_bits, self.sequence, base.size, base.modified_ns,
-            base.digest, self.merging, self.present, len(self.snapshots),
+            base.digest, self.stage, self.present, len(self.snapshots),
         )  # fmt: skip
         for kept in self.snapshots:
             raw += _SNAPSHOT.pack(
@@ -181,16 +200,18 @@ class Header:
         [checksum] = _CHECKSUM.unpack(raw[-_CHECKSUM.size :])
         if not raw.startswith(MAGIC) or zlib.crc32(raw[: -_CHECKSUM.size]) != checksum:
             return None
-        _, version, bits, sequence, size, modified, digest, merging, present, count = (
+        _, version, bits, sequence, size, modified, digest, stage, present, count = (
             _HEAD.unpack_from(raw)
         )
         if version != VERSION:
             raise ImageError(f"an overlay of version {version}, of which only {VERSION} is known")
         if count > image_limits.SNAPSHOTS_MAX or not _BLOCK_BITS_MIN <= bits <= _BLOCK_BITS_MAX:
             return None
+        if stage > max(MergeStage):
+            return None
         at = [_HEAD.size + index * _SNAPSHOT.size for index in range(count)]
         kept = tuple(_snapshot(*_SNAPSHOT.unpack_from(raw, offset)) for offset in at)
-        header = cls(bits, Base(size, modified, digest), sequence, bool(merging), present, kept)
+        header = cls(bits, Base(size, modified, digest), sequence, MergeStage(stage), present, kept)
         return header if header._is_possible() else None
 
     def _is_possible(self) -> bool:

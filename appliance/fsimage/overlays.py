@@ -1,21 +1,23 @@
 """Overlay files on the host: opened beside their image, and merged into it.
 
-A merge can be killed and begun again: the header says that it is going on before the first block of
+A merge can be killed and begun again: the header says that it is going on before the first byte of
 the image is written, from then on the overlay is good for nothing but to be merged, and writing the
-same blocks again changes nothing. When the image is durable, the overlay is emptied.
+same blocks again changes nothing. merging.py has the order of it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from pathlib import Path
 from typing import Final
 
 from appliance.fsimage.device import BlockDevice, FileDevice
 from appliance.fsimage.errors import ImageError
-from appliance.fsimage.overlay_file import OverlayFile, begin, write_header
-from appliance.fsimage.overlay_format import Base, Header, read_header
+from appliance.fsimage.merging import Merging, of_another
+from appliance.fsimage.overlay_file import OverlayFile, begin
+from appliance.fsimage.overlay_format import Base, Header, MergeStage, read_header
 from appliance.fsimage.spool import compression
 from appliance.vfs.interface import AboutToWait, waits_for_nobody
 
@@ -56,23 +58,16 @@ def _header_for(store: FileDevice, base: BlockDevice, base_file: str) -> Header:
     identity = Base.of(base, base_file)
     if header is None:
         return _begin(store, identity, base_file)
-    if header.merging:
+    if header.stage is not MergeStage.NOT_BEGUN:
         raise ImageError(
             f"it is half merged into {base_file}",
-            f"finish it: rumpnfsd merge {base_file} {store.path}",
+            f"finish it: rumpnfsd merge {shlex.quote(base_file)} {shlex.quote(store.path)}",
         )
     if not header.base.difference(identity):
         return header
     if _is_empty(store, header):
         return _begin(store, identity, base_file)
-    raise _of_another(base_file, header.base, identity)
-
-
-def _of_another(base_file: str, wanted: Base, there: Base) -> ImageError:
-    return ImageError(
-        f"it belongs to another image than {base_file}: {wanted.difference(there)}",
-        wanted.remedy(there, base_file),
-    )
+    raise of_another(base_file, header.base, identity)
 
 
 def _is_empty(store: FileDevice, header: Header) -> bool:
@@ -141,27 +136,22 @@ def _merge(base: FileDevice, store: FileDevice, discard_snapshots: bool) -> int:
     header = read_header(store)
     if header is None:
         return 0
-    _check_mergeable(header, Base.of(base, base.path), base.path, discard_snapshots)
+    if header.stage is MergeStage.NOT_BEGUN and _is_empty(store, header):
+        return 0
+    there = Base.of(base, base.path)
+    if header.base.size != there.size:
+        raise of_another(base.path, header.base, there)
     overlay = OverlayFile(base, store, header)
-    if overlay.changed_blocks and not header.merging:
-        write_header(store, header.next(merging=True))
-        store.flush()
-    merged = 0
-    for offset, length in overlay.changes():
-        base.write(offset, [overlay.read(offset, length)])
-        merged += length
-    base.flush()
+    merging = Merging(overlay, base, header)
+    merging.check(there, base.path)
+    _check_snapshots(header, discard_snapshots)
+    merged = merging.run(os.path.abspath(store.path)) if overlay.changed_blocks else 0
     _begin(store, Base.of(base, base.path), base.path)
     return merged
 
 
-def _check_mergeable(header: Header, there: Base, image: str, discard_snapshots: bool) -> None:
-    """ImageError if the changes do not belong there. Of an image that is half merged, nothing but
-    its size is as it was."""
-    difference = header.base.difference(there)
-    if difference and not (header.merging and header.base.size == there.size):
-        raise _of_another(image, header.base, there)
-    if header.snapshots and not discard_snapshots:
+def _check_snapshots(header: Header, discard: bool) -> None:
+    if header.snapshots and not discard:
         names = ", ".join(kept.name for kept in header.snapshots)
         raise ImageError(
             f"it holds snapshots, which a merge would lose: {names}",

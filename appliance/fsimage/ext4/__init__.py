@@ -25,6 +25,7 @@ Changing
                      attributes, what goes, names
 Served
     opening.py       from a device to a volume             mmp.py         who else has it mounted
+    half_merged.py   the mark of what is no file system before a merge is finished
     node.py, filesystem.py                                 the vfs interface
     check/           whether all of it is sound
 

@@ -21,6 +21,7 @@ from appliance.fsimage.device import BlockDevice, Overlay
 from appliance.fsimage.durability import Durability
 from appliance.fsimage.errors import ImageError
 from appliance.fsimage.ext4 import journal, layout
+from appliance.fsimage.ext4.half_merged import HalfMergedError
 from appliance.fsimage.ext4.journal.committer import Complete, Journal
 from appliance.fsimage.ext4.journal.log import JournalLog, Log, WriteThrough
 from appliance.fsimage.ext4.mmp import check_mmp
@@ -103,6 +104,8 @@ def _find_superblock(device: BlockDevice, name: str) -> Superblock:
     to find the journal, in which it is whole. ImageError: there is no such way."""
     try:
         return Superblock.read(device)
+    except HalfMergedError:
+        raise
     except ImageError as error:
         for offset, trusted in [(layout.SUPERBLOCK_OFFSET, True), *_BACKUPS]:
             found = _superblock_at(device, offset, trusted)

@@ -13,6 +13,7 @@ from appliance.fsimage.device import BlockDevice
 from appliance.fsimage.errors import ImageError
 from appliance.fsimage.ext4 import layout
 from appliance.fsimage.ext4.crc import MASK32, crc32c
+from appliance.fsimage.ext4.half_merged import check_whole
 from appliance.fsimage.ext4.layout import ext4_super_block
 
 SUPERBLOCK_BYTES: Final = ext4_super_block.SIZE
@@ -196,7 +197,8 @@ class Superblock:
 
     @classmethod
     def read(cls, device: BlockDevice) -> Superblock:
-        """The superblock of `device`. ImageError: it is none of ours, damaged, or too new."""
+        """The superblock of `device`. ImageError: it is none of ours, damaged, or too new, or
+        (HalfMergedError) there is no file system before a merge is finished."""
         if device.size < layout.SUPERBLOCK_OFFSET + SUPERBLOCK_BYTES:
             raise ImageError("too short to hold a file system")
         raw = device.read(layout.SUPERBLOCK_OFFSET, SUPERBLOCK_BYTES)
@@ -215,6 +217,7 @@ class Superblock:
         disk = ext4_super_block.decode(raw)
         if disk.s_magic != layout.EXT4_SUPER_MAGIC:
             raise ImageError("not an ext2, ext3 or ext4 file system")
+        check_whole(raw)
         if (
             disk.s_feature_ro_compat & layout.RO_COMPAT_METADATA_CSUM
             and not trusted

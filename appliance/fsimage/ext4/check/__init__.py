@@ -27,6 +27,7 @@ from appliance.fsimage.ext4.check.context import Context, Progress, silent
 from appliance.fsimage.ext4.check.directories import DirectoryScan
 from appliance.fsimage.ext4.check.findings import Code, Finding, Findings, Report
 from appliance.fsimage.ext4.check.inodes import InodeScan
+from appliance.fsimage.ext4.half_merged import HalfMergedError
 from appliance.fsimage.ext4.superblock import Superblock, first_backup
 from appliance.fsimage.ext4.volume import Volume
 from appliance.vfs.errors import VfsError
@@ -36,7 +37,8 @@ __all__ = ["Code", "Finding", "Progress", "Report", "check", "examine"]
 
 def check(device: BlockDevice) -> list[Finding]:
     """Everything that is wrong with the file system on `device`. ImageError: it cannot be checked,
-    because not even a backup of its superblock makes sense, or because it cannot be read."""
+    because not even a backup of its superblock makes sense, because an overlay is half merged into
+    it, or because it cannot be read."""
     return examine(device, "the image").findings
 
 
@@ -83,6 +85,8 @@ def _superblock(device: BlockDevice, findings: Findings) -> Superblock:
     """The superblock, or a backup of one that cannot be used."""
     try:
         return Superblock.read(device)
+    except HalfMergedError:
+        raise
     except ImageError as error:
         reason = error
     backup = first_backup(device)
