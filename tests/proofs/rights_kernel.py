@@ -236,7 +236,7 @@ def rename(where: int, to: int, name: str, new: str) -> None:
 def chmod(held: int, mode: int) -> None:
     """knfsd does not hear a wish for the mode of a symbolic link."""
     if stat.S_ISLNK(os.fstat(held).st_mode):
-        if os.statvfs(".").f_flag & os.ST_RDONLY:
+        if os.fstatvfs(held).f_flag & os.ST_RDONLY:
             raise failure(errno.EROFS)
         return
     os.chmod(name_of(held), mode)
