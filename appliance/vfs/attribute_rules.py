@@ -13,8 +13,9 @@ The rules are those of chmod(2), chown(2), truncate(2) and utimensat(2) as Linux
 What is immutable keeps them all; what is append-only keeps all but the present time as a time, and
 its size but to grow.
 
-Giving a file away, or changing its content, takes set-user-id and set-group-id from it. A new mode
-goes into the list, and a new list into the mode; one that says no more than a mode is not kept.
+Giving a file away, or changing its content, takes set-user-id and set-group-id from it; if a mode
+comes with the new size, the owner has said what it shall be. A new mode goes into the list, and a
+new list into the mode; one that says no more than a mode is not kept.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def _mode_after(credential: Credential, before: Attributes, changes: SetAttribut
         if not privileged and not credential.in_group(gid):
             mode &= ~access.SET_GID
     gives_away = changes.uid is not None or changes.gid is not None
-    rewrites = changes.size is not None and not privileged
+    rewrites = changes.size is not None and not privileged and changes.mode is None
     if (gives_away and not is_directory) or rewrites:
         in_group = privileged or credential.in_group(before.gid)
         mode = access.without_set_id(mode, in_group=in_group or changes.mode is not None)

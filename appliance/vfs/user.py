@@ -50,6 +50,10 @@ _DIRECTORY: Final = FileType.DIRECTORY
 _REGULAR: Final = FileType.REGULAR
 _STORED: Final = (_REGULAR, _DIRECTORY, FileType.SYMLINK)
 _DEVICES: Final = (FileType.CHARACTER_DEVICE, FileType.BLOCK_DEVICE)
+_MAJOR_BITS: Final = 12
+_MINOR_BITS: Final = 20
+"""Of the numbers of a device, as Linux has them."""
+
 _WHITEOUT: Final = (FileType.CHARACTER_DEVICE, (0, 0))
 """No device, but a mark of overlay file systems, which anybody may make."""
 
@@ -191,6 +195,8 @@ class User:
             raise VfsError(Code.INVAL, "mknod")
         if type not in _DEVICES:
             rdev = (0, 0)
+        elif rdev[0] >> _MAJOR_BITS or rdev[1] >> _MINOR_BITS:
+            raise VfsError(Code.INVAL, "numbers of a device")
         with directory.filesystem.lock:
             return self._make(directory, name, type, FILE_MODE, wishes, rdev=rdev)
 

@@ -140,6 +140,7 @@ def test_changes_that_are_refused(
         (CAROL, 0o6766, SetAttributes(size=1), SetAttributes(size=1, mode=0o766)),
         (BOB, 0o6777, SetAttributes(size=1), SetAttributes(size=1, mode=0o777)),
         (ROOT, 0o6777, SetAttributes(size=1), SetAttributes(size=1)),
+        (ALICE, 0o644, SetAttributes(size=1, mode=0o4755), SetAttributes(size=1, mode=0o4755)),
         (ALICE, 0o644, SetAttributes(mode=0o2755), SetAttributes(mode=0o2755)),
     ],
 )

@@ -227,6 +227,13 @@ def test_devices_are_made_by_the_superuser(type: FileType) -> None:
     refused(Code.ACCES, lambda: alice.mknod(where, b"other", type, (8, 1)))
 
 
+@pytest.mark.parametrize("rdev", [(1 << 12, 0), (0, 1 << 20), ((1 << 32) - 1, (1 << 32) - 1)])
+def test_numbers_that_no_device_has(rdev: tuple[int, int]) -> None:
+    where = top()
+    refused(Code.INVAL, lambda: root_user.mknod(where, b"dev", FileType.BLOCK_DEVICE, rdev))
+    assert root_user.mknod(where, b"fifo", FileType.FIFO, rdev).attributes().rdev == (0, 0)
+
+
 def test_anybody_makes_a_whiteout() -> None:
     where = top()
     made = alice.mknod(where, b"gone", FileType.CHARACTER_DEVICE, (0, 0)).attributes()
