@@ -35,7 +35,7 @@ from tests.proofs.rights_kernel import (
 )
 from tests.unit.vfs.tools import HandClock, listing
 
-AFTER_THE_KERNEL: Final = 4_000_000_000 * SECOND
+AFTER_THE_KERNEL: Final = 2_100_000_000 * SECOND
 """Later than what the kernel has made before, since ctimes never go back."""
 
 USERS: Final = [
@@ -155,9 +155,9 @@ def mknod(user: User, where: Node, name: str, type: int, major: int, minor: int,
     user.mknod(where, name.encode(), FileType(type), (major, minor), SetAttributes(mode=mode))
 
 
-def chown(user: User, node: Node, uid: int, gid: int) -> None:
-    wishes = SetAttributes(uid=None if uid < 0 else uid, gid=None if gid < 0 else gid)
-    user.set_attributes(node, wishes)
+def chown(user: User, node: Node, uid: int, gid: int, mode: int | None = None) -> None:
+    uid_or_not, gid_or_not = None if uid < 0 else uid, None if gid < 0 else gid
+    user.set_attributes(node, SetAttributes(mode=mode, uid=uid_or_not, gid=gid_or_not))
 
 
 def instant(wish: int | str | None) -> int | SetTime | None:
@@ -204,6 +204,10 @@ DO: Final[dict[str, Callable[..., Any]]] = {
     ),
     "chmod": lambda user, node, mode: user.set_attributes(node, SetAttributes(mode=mode)),
     "chown": chown,
+    "give": chown,
+    "rewrite": lambda user, node, size, mode: user.set_attributes(
+        node, SetAttributes(size=size, mode=mode)
+    ),
     "times": times,
     "truncate": lambda user, node, size: user.set_attributes(node, SetAttributes(size=size)),
     "write": lambda user, node: nothing(user.write(node, 0, [b"written"])),
@@ -353,12 +357,23 @@ class Chance:
         return ["rename", above, to, name or "a", new]
 
     def _chmod(self) -> Step:
-        return ["chmod", self._node(), self.random.choice(DIRECTORY_MODES + FILE_MODES)]
+        return ["chmod", self._node(), self._mode()]
 
     def _chown(self) -> Step:
         uid = self.random.choice([-1, *UIDS])
         gid = self.random.choice([-1, *GIDS] if uid >= 0 else GIDS)
         return ["chown", self._node(), uid, gid]
+
+    def _give(self) -> Step:
+        """To another group, which the owner may do; to another owner, the superuser."""
+        uid = self.random.choice([-1, -1, *UIDS])
+        return ["give", self._node(), uid, self.random.choice(GIDS), self._mode()]
+
+    def _rewrite(self) -> Step:
+        return ["rewrite", self._node(), self.random.choice([0, 3, 10]), self._mode()]
+
+    def _mode(self) -> int:
+        return self.random.choice(DIRECTORY_MODES + FILE_MODES)
 
     def _times(self) -> Step:
         wishes = [None, "now", "now", self.random.choice(SECONDS)]
@@ -392,8 +407,8 @@ class Chance:
 MAKING: Final = ["create", "create_unchecked", "mkdir", "mkdir", "other", "link"]
 REMOVING: Final = ["remove", "rmdir"]
 OTHERS: Final = [
-    "rename", "rename", "move", "chmod", "chown", "times", "truncate", "write", "read", "lookup",
-    "entries", "access", "acl",
+    "rename", "rename", "move", "chmod", "chown", "give", "rewrite", "times", "truncate",
+    "write", "read", "lookup", "entries", "access", "acl",
 ]  # fmt: skip
 
 

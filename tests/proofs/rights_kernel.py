@@ -246,6 +246,15 @@ def chown(held: int, uid: int, gid: int) -> None:
     os.chown(name_of(held), uid, gid)
 
 
+def give(held: int, uid: int, gid: int, mode: int) -> None:
+    """Owner and mode in one call. Of the mode, knfsd leaves out what a change of owner takes."""
+    its = os.fstat(held).st_mode
+    if not stat.S_ISDIR(its):
+        mode &= ~SET_ID if mode & stat.S_IXGRP else ~stat.S_ISUID
+    chown(held, uid, gid)
+    chmod(held, mode)
+
+
 def times(held: int, atime: int | str | None, mtime: int | str | None) -> None:
     """Of two times that are both "now" utimensat(2) asks whether the caller may write; of one, he
     has to be the owner, and the file not append-only. knfsd asks the same of one as of two."""
@@ -296,6 +305,16 @@ def truncate(held: int, size: int) -> None:
             os.ftruncate(file, size)
         finally:
             os.close(file)
+
+
+def rewrite(held: int, size: int, mode: int) -> None:
+    """Size and mode in one call. All or nothing is done, also where knfsd would do the half."""
+    its = os.fstat(held)
+    for_owner = os.geteuid() not in (0, its.st_uid) or fixed(held)
+    if stat.S_ISREG(its.st_mode) and for_owner:
+        chmod(held, mode)  # which fails
+    truncate(held, size)
+    chmod(held, mode)
 
 
 def write(held: int) -> None:
@@ -355,6 +374,8 @@ OPERATIONS: dict[str, Operation] = {
     "rename": (2, rename),
     "chmod": (1, chmod),
     "chown": (1, chown),
+    "give": (1, give),
+    "rewrite": (1, rewrite),
     "times": (1, times),
     "truncate": (1, truncate),
     "write": (1, write),
