@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,15 @@ from appliance.clock import SECOND
 from appliance.vfs import access
 from appliance.vfs.access import Credential
 from appliance.vfs.errors import Code
-from appliance.vfs.interface import FileType, Limits, Node, SetAttributes, SetTime, same_node
+from appliance.vfs.interface import (
+    APPEND_ONLY,
+    FileType,
+    Limits,
+    Node,
+    SetAttributes,
+    SetTime,
+    same_node,
+)
 from appliance.vfs.user import DIRECTORY_MODE, FILE_MODE, User
 from tests.unit.vfs.tools import (
     ALICE,
@@ -491,6 +500,16 @@ def test_writing_takes_set_id_away() -> None:
     assert file.attributes().mode == 0o2666
     bob.write(file, 0, [b"x"])  # who is not in the group
     assert file.attributes().mode == 0o666
+
+
+def test_only_names_are_appended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PERM; but who may not write is told that, as of any other file."""
+    file = alice.create(top(), b"log", mode(0o644))
+    appended = replace(file.attributes(), flags=APPEND_ONLY)
+    monkeypatch.setattr(type(file), "attributes", lambda node: appended)
+    refused(Code.ACCES, lambda: bob.write(file, 0, [b"x"]))
+    for writer in (alice, root_user):
+        refused(Code.PERM, lambda writer=writer: writer.write(file, 0, [b"x"]))  # type: ignore[misc]
 
 
 def test_files_end_somewhere() -> None:
