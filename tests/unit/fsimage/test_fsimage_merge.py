@@ -18,11 +18,13 @@ from appliance import fsck, image_limits
 from appliance.fsimage import merging
 from appliance.fsimage.device import FileDevice
 from appliance.fsimage.errors import ImageError
-from appliance.fsimage.ext4.half_merged import Mark
+from appliance.fsimage.ext4.check import examine
+from appliance.fsimage.ext4.filesystem import Ext4
+from appliance.fsimage.ext4.half_merged import HalfMergedError, Mark
 from appliance.fsimage.image import open_image
 from appliance.fsimage.merging import Merging
 from appliance.fsimage.overlay_file import OverlayFile, write_header
-from appliance.fsimage.overlay_format import MergeStage, read_header
+from appliance.fsimage.overlay_format import HEADER_BYTES, MergeStage, read_header
 from appliance.fsimage.overlays import merge, open_overlay
 from appliance.vfs.errors import VfsError
 from appliance.vfs.interface import FileType, NewNode
@@ -330,16 +332,19 @@ def test_an_error_anywhere_loses_nothing(tmp_path: Path, error: int) -> None:
         assert pair.image.read_bytes() == pair.after
 
 
-def test_after_a_flush_that_failed_the_overlay_says_it_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", [0, 1])
+def test_after_a_flush_that_failed_the_overlay_says_it_again(tmp_path: Path, which: int) -> None:
     """What was written before it is in the host's memory, and perhaps nowhere else."""
     pair = one_file_system(tmp_path)
     headers = [
-        at for at, event in enumerate(pair.record())
-        if event.file == pair.overlay and event.data and event.offset < 16384
-    ]  # fmt: skip
+        at
+        for at, event in enumerate(pair.record())
+        if event.file == pair.overlay and event.data and event.offset < 2 * HEADER_BYTES
+    ]
     failure = OSError(errno.EIO, "flush")
     files = [pair.image, pair.overlay]
-    with recording(Recorder(files, left=headers[0] + 1, failure=failure)), pytest.raises(VfsError):
+    fails = Recorder(files, left=headers[which] + 1, failure=failure)
+    with recording(fails), pytest.raises(VfsError):
         pair.merge()
     with recording(Recorder(files)) as recorder:
         pair.merge()
@@ -446,6 +451,16 @@ def test_another_image_of_the_same_size_is_left_alone(tmp_path: Path, stage: Mer
         assert pair.overlay.read_bytes() == kept
 
 
+def test_another_disk_without_a_partition_table_is_left_alone(tmp_path: Path) -> None:
+    """Through which the overlay shows no file system at all."""
+    pair = a_disk(tmp_path)
+    pair.stop()
+    pair.image.write_bytes(bytes(len(pair.after)))
+    with pytest.raises(ImageError, match="replaced"):
+        pair.merge()
+    assert not any(pair.image.read_bytes())
+
+
 def test_half_merged_images_are_not_mixed_up(tmp_path: Path) -> None:
     pairs = []
     for name in ("one", "two"):
@@ -496,6 +511,44 @@ def test_nobody_takes_it_for_a_file_system(
     pair.merge()
     e2fsck(pair.image)
     assert fsck.main([str(pair.image)]) == fsck.SOUND
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kernel_mounts_no_half_merged_image(tmp_path: Path, kind: str) -> None:
+    pair = one_file_system(tmp_path, "20M", *KINDS[kind])
+    here = tmp_path / "here"
+    here.mkdir()
+    mount = ["unshare", "--mount", "--propagation", "private", "mount", "-o", "loop"]
+    run([*mount, "-o", "ro", pair.image, here])
+    pair.put(pair.before)
+    pair.stop()
+    left = pair.image.read_bytes()
+    for driver in ("auto", "ext2", "ext3", "ext4"):
+        done = subprocess.run([*mount, "-t", driver, pair.image, here], check=False)
+        assert done.returncode == 32
+    assert pair.image.read_bytes() == left
+
+
+def test_a_superblock_in_the_journal_does_not_replace_the_mark(tmp_path: Path) -> None:
+    """As one does that a crash has torn."""
+    image = make_image(tmp_path / "fs.img", "20M", "-t", "ext4", "-b", "1024", "-J", "size=1")
+    overlay = tmp_path / "changes"
+    filesystem = open_image(str(image), read_only=False, overlay=str(overlay))
+    assert isinstance(filesystem, Ext4)
+    filesystem.root().create(b"new", FILE)
+    filesystem.commit()
+    filesystem.abandon()
+    pair = Pair(image, overlay)
+    pair.stop()
+    raw = bytearray(pair.after)  # the journal is there
+    raw[1024:1536] = image.read_bytes()[1024:1536]
+    image.write_bytes(raw)
+    refused_by_us(pair)
+    device = FileDevice(image)
+    with pytest.raises(HalfMergedError):
+        examine(device, "image")
+    device.close()
 
 
 def test_a_half_merged_image_is_not_served_below_another_overlay(tmp_path: Path) -> None:
