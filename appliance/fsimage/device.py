@@ -199,6 +199,7 @@ class FileDevice:
 
     def resize(self, size: int) -> None:
         """Make the file longer (what is new is zeros, and takes no room) or shorter."""
+        self._check_length()
         try:
             os.ftruncate(self._fd, size)
         except OSError as error:
@@ -253,12 +254,15 @@ class FileDevice:
         wanted = bytes_of(data)
         if not 0 <= offset <= self.size - wanted:
             check_range(self, offset, wanted)
-        if os.lseek(self._fd, 0, os.SEEK_END) < self.size:
-            # A write would make it long again, and what was cut off would be zeros.
-            raise VfsError(Code.IO, self._shorter)
+        self._check_length()
         done = self._write_some(offset, data)
         while done < wanted:
             done += self._write_some(offset + done, _after(data, done))
+
+    def _check_length(self) -> None:
+        """A change would make it long again where it was cut off, and what was there, zeros."""
+        if os.lseek(self._fd, 0, os.SEEK_END) < self.size:
+            raise VfsError(Code.IO, self._shorter)
 
     def _write_some(self, offset: int, data: Sequence[Buffer]) -> int:
         """Write the beginning of `data`: how much it was."""

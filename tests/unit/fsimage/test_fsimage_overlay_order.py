@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from appliance import image_limits
 from appliance.fsimage.device import FileDevice
 from appliance.fsimage.overlay_format import HEADER_BYTES, Base, Header
 from appliance.fsimage.overlays import merge, open_overlay
@@ -91,3 +92,20 @@ def test_the_time_of_the_image_is_durable_before_an_overlay_has_it(
     changed = ("pwritev", image.stat().st_ino)
     assert len(done) - done[::-1].index(changed) <= done.index(kept)
     assert header in done[done.index(kept) :]
+
+
+def test_an_overlay_that_somebody_cuts_off_is_not_made_long_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was cut off would be zeros, where changes were."""
+    monkeypatch.setattr(image_limits, "OVERLAY_GROWS_BY", 0)
+    image, file = tmp_path / "image", tmp_path / "changes"
+    image.write_bytes(BASE)
+    overlay = open_overlay(str(file), FileDevice(image), str(image))
+    overlay.write(0, [b"m" * 4096])
+    os.truncate(file, Header.new(Base(len(BASE), 1, bytes(32))).data_offset)
+    for at in range(4096, 5 * 4096, 4096):
+        with pytest.raises(VfsError, match="shorter"):
+            overlay.write(at, [b"m" * 4096])
+    with pytest.raises(VfsError, match="shorter"):
+        overlay.read(0, 4096)
