@@ -302,8 +302,10 @@ def stored_chunks(filesystem: Ext4, number: int) -> set[int]:
     block_bytes = filesystem.volume.block_bytes
     extents = filesystem.maps.of(inode).extents(0, -(-inode.size // block_bytes))
     return {
-        logical * block_bytes // CHUNK
+        index
         for extent in extents
         if extent.physical
-        for logical in range(extent.logical, extent.end)
+        for index in range(
+            extent.logical * block_bytes // CHUNK, -(-extent.end * block_bytes // CHUNK)
+        )
     }

@@ -25,7 +25,7 @@ from appliance.fsimage.ext4.half_merged import HalfMergedError
 from appliance.fsimage.ext4.journal.committer import Complete, Journal
 from appliance.fsimage.ext4.journal.log import JournalLog, Log, WriteThrough
 from appliance.fsimage.ext4.mmp import check_mmp
-from appliance.fsimage.ext4.superblock import SUPERBLOCK_BYTES, Superblock
+from appliance.fsimage.ext4.superblock import BACKUPS, SUPERBLOCK_BYTES, Superblock
 from appliance.fsimage.ext4.volume import Volume
 from appliance.trace import log
 from appliance.vfs.errors import VfsError
@@ -35,8 +35,8 @@ E2FSCK: Final = "e2fsck -fy repairs it; try it on a copy"
 
 _BUT_SOUND: Final = ", but a check finds nothing wrong (e2fsck -f removes the mark)"
 
-_BACKUPS: Final = [((8 << bits) + (bits == 10) << bits, False) for bits in range(10, 17)]
-"""Where mke2fs puts the first backup, which is where group 1 begins, for all sizes of blocks."""
+_PLACES: Final = [(layout.SUPERBLOCK_OFFSET, True), *((place, False) for place in BACKUPS.values())]
+"""Where a superblock is, or may be, and whether what its checksum says is no matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def _find_superblock(device: BlockDevice, name: str) -> Superblock:
     except HalfMergedError:
         raise
     except ImageError as error:
-        for offset, trusted in [(layout.SUPERBLOCK_OFFSET, True), *_BACKUPS]:
+        for offset, trusted in _PLACES:
             found = _superblock_at(device, offset, trusted)
             if found is not None and _journal_has_superblock(device, found, name):
                 log.warning("%s: %s, but the journal has another one", name, error)

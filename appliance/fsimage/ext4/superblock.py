@@ -21,6 +21,16 @@ SUPERBLOCK_BYTES: Final = ext4_super_block.SIZE
 _BLOCK_BITS: Final = range(10, 17)
 """Of all sizes of blocks."""
 
+_GROUP_BLOCKS_MAX: Final = (1 << 16) - 8
+"""Blocks of a group, as mke2fs makes them, though a bitmap of 8 KiB or more has more bits: those
+that are free have to be counted in 16 bits."""
+
+BACKUPS: Final = {
+    bits: min(8 << bits, _GROUP_BLOCKS_MAX) + (bits == 10) << bits for bits in _BLOCK_BITS
+}
+"""Where mke2fs puts the first backup, which is where group 1 begins: for all sizes of blocks, as
+powers of two, the offset in bytes. (Blocks of 1 KiB begin with the second one.)"""
+
 _INCOMPAT_READ: Final = (
     layout.INCOMPAT_FILETYPE
     | layout.INCOMPAT_RECOVER
@@ -275,18 +285,16 @@ class Superblock:
 
 def first_backup(device: BlockDevice) -> tuple[int, Superblock] | None:
     """The first backup of the superblock, and its block, if there is one that can be used. It is
-    looked for at the beginning of group 1 of all sizes of blocks, which by default is as long as a
-    bitmap."""
-    for bits in _BLOCK_BITS:
-        block = (8 << bits) + (1 if bits == 10 else 0)
-        if block + 1 << bits > device.size:
+    looked for where mke2fs puts it, for all sizes of blocks."""
+    for bits, offset in BACKUPS.items():
+        if offset + SUPERBLOCK_BYTES > device.size:
             continue
         try:
-            found = Superblock.parse(device.read(block << bits, SUPERBLOCK_BYTES))
+            found = Superblock.parse(device.read(offset, SUPERBLOCK_BYTES))
         except ImageError:
             continue
         if found.block_bits == bits and found.blocks_count << bits <= device.size:
-            return block, found
+            return offset >> bits, found
     return None
 
 

@@ -41,6 +41,27 @@ def test_what_was_recovered_is_clean_though_nothing_else_is_done(tmp_path: Path,
     e2fsck(image)
 
 
+@pytest.mark.parametrize(("size", "block_bytes"), [("12M", 1024), ("600M", 8192)])
+def test_a_superblock_that_is_lost_is_in_the_journal(
+    tmp_path: Path, size: str, block_bytes: int
+) -> None:
+    """A backup leads to the journal. Blocks of 8 KiB have it before the end of what a bitmap could
+    speak of: the groups are shorter."""
+    options = ("-b", str(block_bytes), "-J", f"size={block_bytes >> 10}")
+    image = make_image(tmp_path / "fs.img", size, "-t", "ext4", *options)
+    killed = open_rw(image)
+    killed.root().create(b"name", NewNode(FileType.REGULAR, 0o644, 0, 0))
+    killed.commit()
+    killed.abandon()
+    with image.open("r+b") as file:
+        file.seek(1024)
+        file.write(bytes(1024))
+    again = open_rw(image)
+    again.root().lookup(b"name")
+    again.close()
+    e2fsck(image)
+
+
 def test_an_image_that_is_only_looked_at_stays_as_it_is(tmp_path: Path) -> None:
     image = make_image(tmp_path / "fs.img", "16M", "-t", "ext4")
     before = image.read_bytes()
