@@ -30,6 +30,10 @@ _SECONDS_MAX: Final = (1 << 31) - 1
 _SECONDS_MAX_WITH_EPOCH: Final = (1 << 34) - (1 << 31) - 1
 """The ends of the times that fit: in 1901; in 2038, or 2446 with the two bits in i_*time_extra."""
 
+_TIMES_EXTRA: Final = 16
+"""i_extra_isize has to be so much for a time of more than whole seconds, and 28 for a version of
+more than 32 bits. Kernels before ext4 have left inodes of 256 bytes with 4."""
+_VERSION_EXTRA: Final = 28
 
 _DEVICE_MASK: Final = 0o130000
 _DEVICE: Final = FileType.CHARACTER_DEVICE << 12
@@ -247,7 +251,7 @@ def begin(inode: Inode, now: Now) -> None:
     """It is new: all its times are this one."""
     disk = inode.disk
     seconds, extra = now.encoded
-    if seconds < 0 or not disk.i_extra_isize:
+    if seconds < 0 or disk.i_extra_isize < _TIMES_EXTRA:
         seconds, extra = encoded_time(inode, now.ns)
     disk.i_atime = disk.i_ctime = disk.i_mtime = disk.i_crtime = seconds
     disk.i_atime_extra = disk.i_ctime_extra = disk.i_mtime_extra = disk.i_crtime_extra = extra
@@ -259,7 +263,7 @@ def touch(inode: Inode, now: Now) -> None:
     strictly, or else it stays at least."""
     disk = inode.disk
     if (
-        disk.i_extra_isize
+        disk.i_extra_isize >= _TIMES_EXTRA
         and (disk.i_ctime, disk.i_ctime_extra) < now.encoded
         and (not disk.i_ctime_extra & 3)
     ):  # which is nearly always: the time before was of our days, too
@@ -267,12 +271,14 @@ def touch(inode: Inode, now: Now) -> None:
     else:
         before, now_ns = time_ns(disk.i_ctime, disk.i_ctime_extra), now.ns
         if now_ns <= before:
-            now_ns = before + 1 if disk.i_extra_isize else before
+            now_ns = before + (disk.i_extra_isize >= _TIMES_EXTRA)
         disk.i_ctime, disk.i_ctime_extra = encoded_time(inode, now_ns)
     if disk.i_version < _MASK32:
         disk.i_version += 1
     else:
-        disk.i_version, disk.i_version_hi = 0, disk.i_version_hi + 1 & _MASK32
+        disk.i_version = 0
+        if disk.i_extra_isize >= _VERSION_EXTRA:  # or it would be another one when read again
+            disk.i_version_hi = disk.i_version_hi + 1 & _MASK32
 
 
 def modify(inode: Inode, now: Now) -> None:
@@ -295,7 +301,7 @@ def set_atime(inode: Inode, value_ns: int) -> None:
 def encoded_time(inode: Inode, value_ns: int) -> tuple[int, int]:
     """A time as it is kept in an inode, in two fields; the nearest one that can be kept."""
     seconds, nanoseconds = divmod(value_ns, _SECOND)
-    has_extra = inode.disk.i_extra_isize
+    has_extra = inode.disk.i_extra_isize >= _TIMES_EXTRA
     if 0 <= seconds <= _SECONDS_MAX:  # which is nearly always
         return seconds, nanoseconds << 2 if has_extra else 0
     if not has_extra:

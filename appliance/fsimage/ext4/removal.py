@@ -54,7 +54,10 @@ def _free(filesystem: Ext4, operation: Operation, inode: Inode) -> None:
     """Its blocks are gone: its attributes and its number go as well."""
     filesystem.orphans.remove(operation, inode)
     xattr_changes.release(operation, inode)
-    inode.disk.i_dtime = operation.now_ns // _SECOND & _MASK32
+    # By a clock that is near 1970 this would be the number of an inode: the next of a list of
+    # orphans, which e2fsck takes for damaged then.
+    numbers = operation.volume.superblock.disk.s_inodes_count
+    inode.disk.i_dtime = max(operation.now_ns // _SECOND & _MASK32, numbers)
     operation.touched(inode)
     operation.free_inode(inode.number, directory=inode.type is FileType.DIRECTORY)
 
