@@ -11,9 +11,9 @@ import sys
 import time
 
 from appliance.fsimage.durability import Durability
-from tests.crash.geometry import GEOMETRIES
 from tests.crash.oracles import Tally
-from tests.crash.plan import JOURNALED, WORKS, Failure, Task, tasks
+from tests.crash.plan import EVERY_GEOMETRY, JOURNALED, WORKS, Failure, Task, tasks
+from tests.crash.rare import RARE_SCRIPTS
 from tests.crash.runner import OUT, results
 from tests.crash.states import KINDS
 
@@ -53,8 +53,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
     parser.add_argument("--states", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--geometry", choices=GEOMETRIES)
-    parser.add_argument("--work", choices=WORKS)
+    parser.add_argument("--geometry", choices=EVERY_GEOMETRY)
+    parser.add_argument("--work", choices=[*WORKS, *RARE_SCRIPTS])
     parser.add_argument("--durability", choices=[how.value for how in Durability], default="full")
     parser.add_argument("--around", choices=KINDS, default="", help="where the crashes are")
     parser.add_argument("--only", type=int, help="the index of one state")

@@ -10,6 +10,7 @@ import os
 import struct
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache, cached_property
@@ -50,6 +51,8 @@ class Geometry:
     size_bytes: int
     options: tuple[str, ...]
     journal: bool = True
+    prepare: Callable[[bytes], bytes] = bytes
+    """What is made of a new file system before it is worked on."""
 
     def make(self, path: Path) -> Path:
         """A new file system, the same each time."""
@@ -61,9 +64,9 @@ class Geometry:
 
     @cached_property
     def base(self) -> bytes:
-        """A new file system, without anything in it."""
+        """A new file system, with nothing in it but what `prepare` has put there."""
         with tempfile.TemporaryDirectory() as folder:
-            return self.make(Path(folder) / "fs.img").read_bytes()
+            return self.prepare(self.make(Path(folder) / "fs.img").read_bytes())
 
     @cached_property
     def volume(self) -> Volume:

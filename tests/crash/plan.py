@@ -16,6 +16,7 @@ from tests.crash.crowd import Crowd
 from tests.crash.geometry import GEOMETRIES
 from tests.crash.kernel import Kernel
 from tests.crash.oracles import Oracles, Tally
+from tests.crash.rare import RARE_GEOMETRIES, RARE_SCRIPTS
 from tests.crash.recording import Recording
 from tests.crash.scripts import SCRIPTS
 from tests.crash.session import Session
@@ -33,6 +34,9 @@ CROWD: Final = "crowd"
 """Several at once. Unlike all else, this is not the same a second time."""
 
 WORKS: Final = [*PACES, SECOND_LIFE, CROWD, *SCRIPTS]
+
+EVERY_GEOMETRY: Final = GEOMETRIES | RARE_GEOMETRIES
+EVERY_SCRIPT: Final = SCRIPTS | RARE_SCRIPTS
 
 JOURNALED: Final = [name for name, geometry in GEOMETRIES.items() if geometry.journal]
 
@@ -59,7 +63,7 @@ class Task:
         """The work, done and recorded."""
         if self.work != CROWD:
             return self.session()
-        crowd = Crowd(GEOMETRIES[self.geometry], self.seed)
+        crowd = Crowd(EVERY_GEOMETRY[self.geometry], self.seed)
         crowd.run()
         return crowd
 
@@ -69,9 +73,9 @@ class Task:
         recording = self._after_a_crash() if lives_again else None
         seed = self.seed if recording is None else self.seed + 1
         session = Session(
-            GEOMETRIES[self.geometry], seed, durability=self.durability, recording=recording
+            EVERY_GEOMETRY[self.geometry], seed, durability=self.durability, recording=recording
         )
-        script = SCRIPTS.get(self.work)
+        script = EVERY_SCRIPT.get(self.work)
         if script is not None:
             script(session)
         else:
@@ -83,7 +87,7 @@ class Task:
     def _after_a_crash(self) -> Recording:
         """A file system that has crashed already, and goes on from there."""
         if self.work == SAME_AGAIN:
-            session = Session(GEOMETRIES[self.geometry], self.seed)
+            session = Session(EVERY_GEOMETRY[self.geometry], self.seed)
             SCRIPTS[SAME_AGAIN](session)
             raw = session.raw()
         else:
