@@ -199,7 +199,8 @@ class FileDevice:
 
     def resize(self, size: int) -> None:
         """Make the file longer (what is new is zeros, and takes no room) or shorter."""
-        self._check_length()
+        if os.lseek(self._fd, 0, os.SEEK_END) < self.size:
+            raise self._cut_off()
         try:
             os.ftruncate(self._fd, size)
         except OSError as error:
@@ -235,9 +236,10 @@ class FileDevice:
             self._nowait = 0
             return self._read_cached(offset, views)
 
-    @property
-    def _shorter(self) -> str:
-        return f"{self.path} has become shorter since it was opened"
+    def _cut_off(self) -> VfsError:
+        """It is not read any more, nor changed: to write would make it long again, and what was
+        cut off, zeros."""
+        return VfsError(Code.IO, f"{self.path} has become shorter since it was opened")
 
     def _read_waiting(self, offset: int, views: list[memoryview]) -> None:
         while views:
@@ -246,7 +248,7 @@ class FileDevice:
             except OSError as error:
                 raise VfsError(Code.IO, f"{self.path}: {error.strerror}") from None
             if done == 0:
-                raise VfsError(Code.IO, self._shorter)
+                raise self._cut_off()
             offset += done
             views = _after(views, done)
 
@@ -254,15 +256,11 @@ class FileDevice:
         wanted = bytes_of(data)
         if not 0 <= offset <= self.size - wanted:
             check_range(self, offset, wanted)
-        self._check_length()
+        if os.lseek(self._fd, 0, os.SEEK_END) < self.size:
+            raise self._cut_off()
         done = self._write_some(offset, data)
         while done < wanted:
             done += self._write_some(offset + done, _after(data, done))
-
-    def _check_length(self) -> None:
-        """A change would make it long again where it was cut off, and what was there, zeros."""
-        if os.lseek(self._fd, 0, os.SEEK_END) < self.size:
-            raise VfsError(Code.IO, self._shorter)
 
     def _write_some(self, offset: int, data: Sequence[Buffer]) -> int:
         """Write the beginning of `data`: how much it was."""
