@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 import pytest
@@ -20,12 +19,6 @@ TASKS: Final = [
 ]
 LARGE_BLOCKS: Final = Task("64k", "groups", SEED, 4)
 """Which the kernel only mounts where its pages are as large."""
-
-
-@pytest.fixture(scope="module")
-def kernel() -> Iterator[Kernel]:
-    with Kernel() as running:
-        yield running
 
 
 @pytest.mark.root

@@ -3,7 +3,6 @@ e2fsck and, where it may be asked, by the kernel. More, of other seeds: make cra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -39,12 +38,6 @@ ALL: Final = [*RANDOM, *DIRECTED, *OTHERS, *CROWDS]
 
 def test_there_are_enough_of_them() -> None:
     assert sum(task.states for task in ALL) >= 1000
-
-
-@pytest.fixture(scope="module")
-def kernel() -> Iterator[Kernel]:
-    with Kernel() as running:
-        yield running
 
 
 @pytest.mark.root

@@ -27,11 +27,11 @@ from tests.interop.loop_worker import run_worker
 from tests.proofs import geometry
 from tests.proofs.rights_kernel import (
     ACCESS,
-    CLIENTS_TIMES_NS,
     DEFAULT,
     FS_APPEND_FL,
     FS_IMMUTABLE_FL,
     OPERATIONS,
+    Seen,
 )
 from tests.unit.vfs.tools import HandClock, listing
 
@@ -81,8 +81,7 @@ class Ours:
             who: User(who, clock=self.clock, read_only=read_only)
             for who in {*USERS, Credential(0, 0)}
         }
-        self.known: dict[str, Its] = {}
-        self._moments: dict[tuple[int, str], tuple[int, int]] = {}
+        self._seen: Final = Seen()
 
     def do(self, who: Credential, what: str, arguments: list[Any]) -> Any:
         """As rights_kernel.end_of."""
@@ -111,9 +110,12 @@ class Ours:
         """As rights_kernel.Tree.changed."""
         found: dict[str, Its] = {}
         self._look("", self.filesystem.root(), moment, found)
-        before, self.known = self.known, found
-        gone: dict[str, Its | None] = dict.fromkeys(before.keys() - found.keys())
-        return gone | {path: its for path, its in found.items() if before.get(path) != its}
+        return self._seen.changed(found)
+
+    @property
+    def known(self) -> dict[str, Its]:
+        """What was there then."""
+        return self._seen.known
 
     def _look(self, path: str, node: Node, moment: int, found: dict[str, Its]) -> None:
         its = node.attributes()
@@ -128,23 +130,15 @@ class Ours:
             node.readlink().decode() if its.type is FileType.SYMLINK else None,
             its.acl and its.acl.to_xattr().hex(),
             its.default_acl and its.default_acl.to_xattr().hex(),
-            self._moment(its.fileid, "atime", its.atime_ns, moment),
-            self._moment(its.fileid, "mtime", its.mtime_ns, moment),
-            self._moment(its.fileid, "ctime", its.ctime_ns, moment),
+            self._seen.moment(its.fileid, "atime", its.atime_ns, moment),
+            self._seen.moment(its.fileid, "mtime", its.mtime_ns, moment),
+            self._seen.moment(its.fileid, "ctime", its.ctime_ns, moment),
         ]
         if is_directory:
             for entry in listing(node):
                 below = entry.name.decode()
                 child = entry.node or node.lookup(entry.name)
                 self._look(f"{path}/{below}" if path else below, child, moment, found)
-
-    def _moment(self, inode: int, which: str, time_ns: int, moment: int) -> Any:
-        if time_ns < CLIENTS_TIMES_NS:
-            return f"{time_ns} ns"
-        known = self._moments.get((inode, which))
-        if known is None or known[0] != time_ns:
-            known = self._moments[inode, which] = (time_ns, moment)
-        return known[1]
 
 
 def create_unchecked(user: User, where: Node, name: str, mode: int, size: int | None) -> None:

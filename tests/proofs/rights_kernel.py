@@ -402,20 +402,39 @@ def end_of(who: Who, what: str, arguments: list[Any]) -> Any:
 # --- what is there -------------------------------------------------------------------------------
 
 
+class Seen:
+    """What was there when it was last looked at."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, list[Any]] = {}
+        self._moments: dict[tuple[int, str], tuple[int, int]] = {}
+
+    def changed(self, found: dict[str, list[Any]]) -> dict[str, list[Any] | None]:
+        """Paths that are new or not what they were, or gone, now that this is there."""
+        before, self.known = self.known, found
+        gone: dict[str, list[Any] | None] = dict.fromkeys(before.keys() - found.keys())
+        return gone | {path: its for path, its in found.items() if before.get(path) != its}
+
+    def moment(self, inode: int, which: str, time_ns: int, moment: int) -> Any:
+        """A time as it is compared: one that nobody has set is the number of the step that it
+        changed with."""
+        if time_ns < CLIENTS_TIMES_NS:
+            return f"{time_ns} ns"
+        known = self._moments.get((inode, which))
+        if known is None or known[0] != time_ns:
+            known = self._moments[inode, which] = (time_ns, moment)
+        return known[1]
+
+
 class Tree:
     """All that is there, and what has changed of it since it was last looked at."""
 
     def __init__(self) -> None:
-        self._known: dict[str, list[Any]] = {}
-        self._moments: dict[tuple[int, str], tuple[int, Any]] = {}
+        self._seen = Seen()
 
     def changed(self, moment: int) -> dict[str, list[Any] | None]:
-        """Paths that are new or not what they were, or gone. A time that nobody has set is the
-        number of the step that it changed with."""
-        found = dict(self._walk("", moment))
-        before, self._known = self._known, found
-        gone: dict[str, list[Any] | None] = dict.fromkeys(before.keys() - found.keys())
-        return gone | {path: its for path, its in found.items() if before.get(path) != its}
+        """What the step with this number has changed."""
+        return self._seen.changed(dict(self._walk("", moment)))
 
     def _walk(self, path: str, moment: int) -> Iterator[tuple[str, list[Any]]]:
         here = f"./{path}"
@@ -435,22 +454,14 @@ class Tree:
                 [os.major(status.st_rdev), os.minor(status.st_rdev)],
                 os.readlink(here) if is_link else None,
                 *lists,
-                self._moment(inode, "atime", status.st_atime_ns, moment),
-                self._moment(inode, "mtime", status.st_mtime_ns, moment),
-                self._moment(inode, "ctime", status.st_ctime_ns, moment),
+                self._seen.moment(inode, "atime", status.st_atime_ns, moment),
+                self._seen.moment(inode, "mtime", status.st_mtime_ns, moment),
+                self._seen.moment(inode, "ctime", status.st_ctime_ns, moment),
             ],
         )
         if is_directory:
             for name in os.listdir(here):
                 yield from self._walk(f"{path}/{name}" if path else name, moment)
-
-    def _moment(self, inode: int, which: str, time_ns: int, moment: int) -> Any:
-        if time_ns < CLIENTS_TIMES_NS:
-            return f"{time_ns} ns"
-        known = self._moments.get((inode, which))
-        if known is None or known[0] != time_ns:
-            known = self._moments[inode, which] = (time_ns, moment)
-        return known[1]
 
 
 def list_of(path: str, name: str) -> str | None:
